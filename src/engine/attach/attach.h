@@ -1,0 +1,92 @@
+/*
+ * How a disk becomes visible to the operating system.
+ *
+ * attach/ sees a disk through disk/disk.h and knows no format, no handle and
+ * no Win32 flag.  To add a surface: one file with a
+ * `const struct vd_surface`, one line in surfaces.c.
+ *
+ * Lifetime: an attachment that is not permanent ends when its process ends,
+ * however it ends (the kernel's autoclear, DESIGN 5.2).  A forked child does
+ * not hold its parent's attachments.
+ */
+#ifndef VD_ATTACH_ATTACH_H
+#define VD_ATTACH_ATTACH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/error.h"
+#include "disk/disk.h"
+
+/* Who may open the device node. */
+struct vd_node_access {
+    bool set; /* false: leave the system's default */
+    uid_t uid;
+    gid_t gid;
+    mode_t mode; /* read and write bits only */
+};
+
+struct vd_attach_request {
+    bool local;           /* false: no device, for the caller alone */
+    bool read_only;
+    bool permanent;       /* outlives the process */
+    bool partition_nodes; /* false: none, and automounters stay away */
+    bool cached_io;       /* through the host's page cache */
+    uint64_t window_offset; /* the part of the disk to show, in bytes; */
+    uint64_t window_length; /* sector-aligned and inside the disk */
+    struct vd_node_access access;
+};
+
+struct vd_attachment;
+
+/*
+ * Locks the image and makes the disk visible.  The disk must stay open until
+ * the attachment is detached or released.  Errors: ERROR_SHARING_VIOLATION
+ * (in use or attached), ERROR_PRIVILEGE_NOT_HELD, ERROR_NOT_SUPPORTED (no
+ * surface can do it), ERROR_NO_SYSTEM_RESOURCES (no free device) and others.
+ */
+VD_MUST_CHECK vd_error vd_attach(struct vd_disk *disk,
+                                 const struct vd_attach_request *request,
+                                 struct vd_attachment **out);
+
+/* The device node ("/dev/loop3"); NULL if there is none. */
+const char *vd_attachment_device(const struct vd_attachment *attachment);
+
+/* Flushes and removes the device; ERROR_BUSY if it is mounted or held
+ * otherwise, and then nothing has changed.  ERROR_NOT_READY if somebody else
+ * has detached it already.  Frees nothing: release it afterwards. */
+VD_MUST_CHECK vd_error vd_attachment_detach(struct vd_attachment *attachment);
+
+/* Gives up this process's hold and frees: the device goes unless it is
+ * permanent or still in use.  Accepts NULL. */
+void vd_attachment_release(struct vd_attachment *attachment);
+
+/* Whether somebody else has detached it meanwhile. */
+bool vd_attachment_gone(struct vd_attachment *attachment);
+
+/* An attached image of this system, whoever attached it. */
+struct vd_attached {
+    char *image_path; /* as it was when attached */
+    char *device;     /* NULL: attached without one */
+    struct vd_file_id file_id;
+    bool read_only;
+    bool permanent;
+};
+
+void vd_attached_free(struct vd_attached *attached);
+
+/* ERROR_NOT_FOUND if the image is not attached. */
+VD_MUST_CHECK vd_error vd_attached_find(struct vd_file_id file_id,
+                                        struct vd_attached *out);
+
+/* All of them; free each with vd_attached_free, then the array with free. */
+VD_MUST_CHECK vd_error vd_attached_list(struct vd_attached **out,
+                                        size_t *count_out);
+
+/* Detaches an image that any process attached.  As vd_attachment_detach;
+ * ERROR_NOT_READY if it is not attached. */
+VD_MUST_CHECK vd_error vd_attached_detach(struct vd_file_id file_id);
+
+#endif

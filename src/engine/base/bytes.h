@@ -1,0 +1,46 @@
+/*
+ * Integers in byte buffers, by explicit byte order.  No packed structs, no
+ * casts of buffers, no swapping in place.
+ */
+#ifndef VD_BASE_BYTES_H
+#define VD_BASE_BYTES_H
+
+#include <stdint.h>
+
+static inline uint16_t
+vd_get_le16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+
+static inline uint32_t
+vd_get_le32(const uint8_t *p)
+{
+    return vd_get_le16(p) | (uint32_t)vd_get_le16(p + 2) << 16;
+}
+
+static inline uint64_t
+vd_get_le64(const uint8_t *p)
+{
+    return vd_get_le32(p) | (uint64_t)vd_get_le32(p + 4) << 32;
+}
+
+static inline uint16_t
+vd_get_be16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] << 8 | p[1]);
+}
+
+static inline uint32_t
+vd_get_be32(const uint8_t *p)
+{
+    return (uint32_t)vd_get_be16(p) << 16 | vd_get_be16(p + 2);
+}
+
+static inline uint64_t
+vd_get_be64(const uint8_t *p)
+{
+    return (uint64_t)vd_get_be32(p) << 32 | vd_get_be32(p + 4);
+}
+
+#endif

@@ -1,0 +1,32 @@
+/*
+ * struct vd_file over a regular file of the host.
+ */
+#ifndef VD_BASE_POSIX_FILE_H
+#define VD_BASE_POSIX_FILE_H
+
+#include <stdbool.h>
+#include <sys/stat.h>
+
+#include "base/file.h"
+
+struct vd_posix_file {
+    struct vd_file file; /* first: a vd_posix_file is a vd_file */
+    int fd;              /* O_CLOEXEC; owned */
+    struct stat status;  /* as found when opened */
+};
+
+/*
+ * Opens an existing regular file, relative to dirfd (AT_FDCWD).  Never blocks
+ * on a FIFO and never opens a device, directory or socket:
+ * ERROR_INVALID_PARAMETER.  Errors: ERROR_FILE_NOT_FOUND,
+ * ERROR_PATH_NOT_FOUND, ERROR_ACCESS_DENIED, ERROR_WRITE_PROTECT (read-only
+ * file system), ERROR_NOT_ENOUGH_MEMORY and others.  Close with
+ * vd_posix_file_close, which accepts NULL.
+ */
+VD_MUST_CHECK vd_error vd_posix_file_open(int dirfd, const char *path,
+                                          bool writable,
+                                          struct vd_posix_file **out);
+
+void vd_posix_file_close(struct vd_posix_file *posix_file);
+
+#endif

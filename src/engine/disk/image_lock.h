@@ -1,0 +1,31 @@
+/*
+ * Who may use an image at once: open-file-description locks at the byte
+ * offsets that QEMU uses (a shared lock on byte 100+p for each permission p
+ * held and on 200+p for each permission not shared with others), so that a
+ * running virtual machine and an attachment refuse each other, plus one byte
+ * of our own that only one attachment may hold.
+ *
+ * The locks belong to the open file description: they live as long as
+ * anybody, the loop driver included, holds that open file.
+ */
+#ifndef VD_DISK_IMAGE_LOCK_H
+#define VD_DISK_IMAGE_LOCK_H
+
+#include "base/error.h"
+
+enum vd_lock_mode {
+    VD_LOCK_READ,  /* attach read-only: others may read */
+    VD_LOCK_WRITE, /* attach read-write: nobody else */
+};
+
+/* Takes the locks of an attachment on fd.  ERROR_SHARING_VIOLATION, with
+ * nothing held, if another opener stands against it. */
+VD_MUST_CHECK vd_error vd_image_lock(int fd, enum vd_lock_mode mode);
+
+/* Whether vd_image_lock would succeed now; takes nothing. */
+VD_MUST_CHECK vd_error vd_image_lock_test(int fd, enum vd_lock_mode mode);
+
+/* Gives all locks of this open file back. */
+void vd_image_unlock(int fd);
+
+#endif
