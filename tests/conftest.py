@@ -1,0 +1,33 @@
+"""Fixtures of the whole suite."""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+from support import LINUX, ROOT, loops_of
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Says what is wrong when the source tree shadows the installed package."""
+    spec = importlib.util.find_spec("virtdisk")
+    origin = pathlib.Path(spec.origin) if spec and spec.origin else None
+    if origin is None:
+        raise pytest.UsageError("virtdisk is not installed: pip install .")
+    in_tree = origin.parent == ROOT / "virtdisk"
+    if in_tree and not list(origin.parent.glob("_virtdisk*.so")):
+        raise pytest.UsageError(
+            "this imports the source tree, which has no compiled module: "
+            "run `pytest`, not `python -m pytest`"
+        )
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_attached(tmp_path: pathlib.Path) -> Iterator[None]:
+    """Fails a test that leaves a loop device over one of its own images."""
+    yield
+    if LINUX:
+        left = list(loops_of(tmp_path))
+        assert not left, f"still attached: {left}"
