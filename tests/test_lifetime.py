@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -231,7 +232,9 @@ def test_forked_child_does_not_hold_the_device(tmp_path: pathlib.Path) -> None:
     image = make_vhd(tmp_path / "forked.vhd")
     disk = virtdisk.attach(image)
     child = subprocess.Popen(["sleep", "600"])  # exec: nothing inherited
-    forked = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # has threads
+        forked = os.fork()
     if forked == 0:
         signal.pause()
         os._exit(0)
