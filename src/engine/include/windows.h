@@ -97,7 +97,7 @@ typedef const WCHAR *LPCWSTR;
 typedef void *HANDLE;
 typedef HANDLE *PHANDLE;
 typedef HANDLE HLOCAL;
-#define INVALID_HANDLE_VALUE ((HANDLE)(LONG_PTR)-1)
+#define INVALID_HANDLE_VALUE ((HANDLE)(LONG_PTR) - 1)
 
 typedef struct _GUID {
     uint32_t Data1;
@@ -125,13 +125,13 @@ typedef struct _SECURITY_ATTRIBUTES {
 /*
  * One asynchronous call.  The engine writes to it until the call has
  * completed, so it must neither move nor go before then.  Internal is
- * STATUS_PENDING while the call runs and its error code afterwards.
+ * STATUS_PENDING for exactly as long as the call runs.
  */
 typedef struct _OVERLAPPED {
     ULONG_PTR Internal;
     ULONG_PTR InternalHigh;
-    __extension__ union {
-        __extension__ struct {
+    union {
+        struct {
             DWORD Offset;
             DWORD OffsetHigh;
         };
