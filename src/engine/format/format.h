@@ -82,15 +82,19 @@ struct vd_format {
 extern const struct vd_format vd_iso_format;
 extern const struct vd_format vd_vhd_format;
 
-/* The device id that asks for the format to be found by content. */
+/* VIRTUAL_STORAGE_TYPE_DEVICE_*; UNKNOWN asks for the format to be found by
+ * content. */
 #define VD_DEVICE_UNKNOWN 0
+#define VD_DEVICE_ISO 1
+#define VD_DEVICE_VHD 2
 
 /*
  * The format with this device id, or, for VD_DEVICE_UNKNOWN, the one that the
  * content shows.  ERROR_VIRTDISK_PROVIDER_NOT_FOUND if there is none, or if
  * two formats recognise the content (the caller must name one).
  */
-VD_MUST_CHECK vd_error vd_format_find(struct vd_file *file, uint32_t device_id,
-                                      const struct vd_format **out);
+VD_MUST_CHECK
+vd_error vd_format_find(struct vd_file *file, uint32_t device_id,
+                        const struct vd_format **out);
 
 #endif

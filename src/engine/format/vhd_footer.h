@@ -1,0 +1,85 @@
+/*
+ * The footer of a VHD (FORMATS.md 1.2 to 1.10; "Virtual Hard Disk Image
+ * Format Specification" 1.0): decoding, validation, geometry.
+ *
+ * Works on bytes that somebody else has read; knows no file.
+ */
+#ifndef VD_FORMAT_VHD_FOOTER_H
+#define VD_FORMAT_VHD_FOOTER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/guid.h"
+
+#define VHD_SECTOR_SIZE 512
+#define VHD_FOOTER_SIZE 512
+#define VHD_OLD_FOOTER_SIZE 511 /* before Virtual PC 2004 */
+#define VHD_HEADER_SIZE 1024    /* of a dynamic or differencing disk */
+
+/* 2040 GiB: what Windows and the block table of a dynamic disk allow. */
+#define VHD_MAX_DYNAMIC_SIZE 0x1FE00000000
+
+enum vhd_disk_type {
+    VHD_TYPE_FIXED = 2,
+    VHD_TYPE_DYNAMIC = 3,
+    VHD_TYPE_DIFFERENCING = 4,
+};
+
+struct vhd_geometry {
+    uint16_t cylinders;
+    uint8_t heads;
+    uint8_t sectors_per_track;
+};
+
+struct vhd_footer {
+    uint32_t version; /* of the file format, major.minor 16.16 */
+    uint64_t data_offset;
+    uint8_t creator_application[4];
+    uint64_t current_size; /* bytes */
+    struct vhd_geometry geometry;
+    uint32_t disk_type; /* as found; enum vhd_disk_type once checked */
+    struct vd_guid unique_id;
+};
+
+/* raw holds VHD_FOOTER_SIZE bytes; an old footer is padded with a zero. */
+bool vd_vhd_footer_has_cookie(const uint8_t *raw);
+
+/*
+ * Cookie, checksum and version, then the fields, unchecked.
+ * ERROR_VHD_DRIVE_FOOTER_MISSING, ERROR_VHD_DRIVE_FOOTER_CHECKSUM_MISMATCH,
+ * ERROR_VHD_FORMAT_UNSUPPORTED_VERSION.
+ */
+VD_MUST_CHECK
+vd_error vd_vhd_footer_decode(const uint8_t *raw, struct vhd_footer *out);
+
+/*
+ * The fields against each other and against a file of file_size bytes, of
+ * which the last footer_size are the footer.  ERROR_VHD_FORMAT_UNKNOWN (disk
+ * type), ERROR_VHD_INVALID_SIZE, ERROR_VHD_INVALID_FILE_SIZE (a fixed disk's
+ * file is cut short), ERROR_VHD_DRIVE_FOOTER_CORRUPT (data offset).
+ */
+VD_MUST_CHECK
+vd_error vd_vhd_footer_check(const struct vhd_footer *footer,
+                             uint64_t file_size, uint64_t footer_size);
+
+/* The complement of the sum of all bytes but the four at checksum_at. */
+uint32_t vd_vhd_checksum(const uint8_t *data, size_t length,
+                         size_t checksum_at);
+
+/* The geometry that the specification's algorithm gives a disk. */
+struct vhd_geometry vd_vhd_geometry_of_size(uint64_t size_bytes);
+
+uint64_t vd_vhd_geometry_size(struct vhd_geometry geometry);
+
+/*
+ * The size that the software which made the image shows its guests: by
+ * geometry for Virtual PC, Virtual Server and old QEMU, whose emulated disk
+ * is the smaller one; the current size for all others, and where the
+ * geometry is saturated or says nothing.  Never above the current size.
+ * Windows attaches with the current size whatever this says.
+ */
+uint64_t vd_vhd_footer_creator_size(const struct vhd_footer *footer);
+
+#endif
