@@ -74,7 +74,10 @@ WIN32_NAMES = re.compile(
 GNU_EXPRESSIONS = re.compile(r"__builtin_\w+|\b__?typeof__?\b|\btypeof\b|\(\{")
 GNU_FILES = frozenset({LOCK_HEADER, "src/engine/base/checked.h"})
 
-OPEN_MODE = re.compile(r"\bO_(?:RDONLY|RDWR|WRONLY|PATH)\b")
+CLOEXEC_CALLS = re.compile(
+    r"(?:open|openat|eventfd|socket|socketpair|accept4|pipe2|dup3|mkostemp"
+    r"|memfd_create|epoll_create1|timerfd_create|signalfd|inotify_init1)"
+)
 TABLE_ENTRY = re.compile(r"&\s*(vd_\w+_(format|surface))\b(?!\s*\()")
 MAX_FUNCTION_LINES = 60
 
@@ -284,14 +287,13 @@ def gnu_extensions(source: Source) -> Found:
 
 @rule
 def close_on_exec(source: Source) -> Found:
-    """Whatever is opened is closed on exec."""
-    for match in re.finditer(r"[^;{}]+", source.code):
-        statement = match.group()
-        mode = OPEN_MODE.search(statement)
-        tested = re.search(r"[=!]=|O_ACCMODE|F_GETFL", statement)
-        if mode and "O_CLOEXEC" not in statement and not tested:
-            position = match.start() + mode.start()
-            yield source.line(position), f"{mode.group()} without O_CLOEXEC"
+    """Whatever is opened is closed on exec: the function says CLOEXEC."""
+    lines = source.code.split("\n")
+    for line, name in source.calls(CLOEXEC_CALLS):
+        start = next((i for i in range(line - 1, 0, -1) if lines[i][:1] == "}"), 0)
+        end = next((i for i in range(line, len(lines)) if lines[i][:1] == "}"), None)
+        if not any("CLOEXEC" in text for text in lines[start:end]):
+            yield line, f"{name}() without CLOEXEC"
 
 
 @rule

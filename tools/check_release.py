@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks that a tag, the metadata and the change log speak of one version.
 
-    python tools/check_release.py v0.1.0
+python tools/check_release.py v0.1.0
 """
 
 from __future__ import annotations
