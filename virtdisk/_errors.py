@@ -155,9 +155,9 @@ _DIRTY_LOG_WINDOWS: Final = (
 def _remedy_for(name: str, filename: str | None, platform: str) -> str | None:
     """The line that says what would help, or None."""
     windows = platform == "win32"
-    if name == "ERROR_ACCESS_DENIED" and filename is not None:
-        if os.path.splitext(filename)[1].lower() in {".vhdx", ".avhdx"}:
-            return _DIRTY_LOG_WINDOWS if windows else _DIRTY_LOG
+    suffix = os.path.splitext(filename or "")[1].lower()
+    if name == "ERROR_ACCESS_DENIED" and suffix in {".vhdx", ".avhdx"}:
+        return _DIRTY_LOG_WINDOWS if windows else _DIRTY_LOG
     system = _REMEDIES_WINDOWS if windows else _REMEDIES_LINUX
     return system.get(name) or _REMEDIES.get(name)
 
@@ -265,8 +265,12 @@ class PrivilegeNotHeldError(VirtualDiskError, PermissionError):
     """The process lacks the privilege to attach or detach disks."""
 
 
-class SharingViolationError(VirtualDiskError, BlockingIOError):
-    """Somebody else uses the image, or it is attached already."""
+class SharingViolationError(VirtualDiskError, PermissionError):
+    """Somebody else uses the image, or it is attached already.
+
+    ``PermissionError`` is what Python makes of this code on Windows, for any
+    file.
+    """
 
 
 class OperationIncompleteError(VirtualDiskError, BlockingIOError):

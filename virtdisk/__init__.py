@@ -1,0 +1,89 @@
+r"""Virtual disks: open a VHD, VHDX or ISO image and attach it as a disk.
+
+    import virtdisk
+
+    with virtdisk.attach("disk.vhd", read_only=True) as disk:
+        print(disk.physical_path)          # /dev/loop0, \\.\PhysicalDrive1
+        with disk.raw() as file:
+            first_sector = file.read(512)
+
+``attach`` and ``open`` give a ``VirtualDisk``, ``detach`` takes a path, and
+``attached`` lists what is attached on this system.  Failures of the system
+are ``VirtualDiskError`` with the Win32 code, its name and a remedy.  The
+functions of virtdisk.h themselves are in ``virtdisk._virtdisk``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from virtdisk._disk import (
+    AttachedImage,
+    VirtualDisk,
+    attach,
+    attached,
+    detach,
+    open,  # noqa: A004 - as gzip.open
+)
+from virtdisk._errors import (
+    AccessDeniedError,
+    ImageCorruptError,
+    ImageExistsError,
+    ImageNotFoundError,
+    OperationIncompleteError,
+    OperationTimeoutError,
+    PrivilegeNotHeldError,
+    SharingViolationError,
+    VirtualDiskError,
+    error_from_code,
+)
+from virtdisk._flags import (
+    AccessMask,
+    AttachFlag,
+    DetachFlag,
+    OpenFlag,
+    ProviderSubtype,
+    StorageType,
+)
+from virtdisk._info import (
+    ChangeTrackingInfo,
+    ParentInfo,
+    PhysicalDiskInfo,
+    VirtualDiskInfo,
+)
+
+__all__ = [
+    "AccessDeniedError",
+    "AccessMask",
+    "AttachFlag",
+    "AttachedImage",
+    "ChangeTrackingInfo",
+    "DetachFlag",
+    "ImageCorruptError",
+    "ImageExistsError",
+    "ImageNotFoundError",
+    "OpenFlag",
+    "OperationIncompleteError",
+    "OperationTimeoutError",
+    "ParentInfo",
+    "PhysicalDiskInfo",
+    "PrivilegeNotHeldError",
+    "ProviderSubtype",
+    "SharingViolationError",
+    "StorageType",
+    "VirtualDisk",
+    "VirtualDiskError",
+    "VirtualDiskInfo",
+    "__version__",
+    "attach",
+    "attached",
+    "detach",
+    "error_from_code",
+    "open",
+]
+
+__version__: Final = "0.1.0"
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,10 @@
+"""``python -m virtdisk``: the command line."""
+
+from __future__ import annotations
+
+import sys
+
+from virtdisk.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""The content of an attached disk as a binary file.
+
+On Linux a block device is read and written at any byte, and Python's own file
+objects serve.  A physical drive on Windows answers only to whole sectors and
+has no end to seek to; SectorFile stands between it and Python's buffers and
+turns any range into whole sectors.
+
+Source: CreateFile, "Physical Disks and Volumes" (sector-aligned access).
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+__all__ = ["SectorFile", "check_mode", "open_raw", "open_sectors"]
+
+_MODES: Final = {"rb": "rb", "r+b": "r+b", "rb+": "r+b"}
+_MAX_TRANSFER: Final = 1 << 20  # bytes of one system call
+_BUFFER_SIZE: Final = 64 << 10
+
+
+def check_mode(mode: str) -> str:
+    """The mode in one spelling.
+
+    Args:
+        mode: ``"rb"``, ``"r+b"`` or ``"rb+"``.
+
+    Returns:
+        ``"rb"`` or ``"r+b"``.
+
+    Raises:
+        ValueError: Any other mode; a disk cannot be truncated or appended to.
+
+    Source: open() of the standard library.
+    """
+    if mode not in _MODES:
+        msg = f"mode must be 'rb' or 'r+b', not {mode!r}"
+        raise ValueError(msg)
+    return _MODES[mode]
+
+
+class SectorFile(io.RawIOBase):
+    """A raw file of a given size that transfers whole sectors only.
+
+    A write that does not begin or end on a sector reads the rest of that
+    sector first.  Not safe for several threads; the buffered object around
+    it, which ``open_raw`` returns, is.
+    """
+
+    def __init__(
+        self, descriptor: int, *, size: int, sector_size: int, writable: bool
+    ) -> None:
+        """Takes over the descriptor.
+
+        Args:
+            descriptor: Of the drive.
+            size: Of the drive in bytes, a multiple of sector_size.
+            sector_size: In bytes.
+            writable: Whether the descriptor may be written.
+        """
+        super().__init__()
+        self._descriptor = descriptor
+        self._size = size
+        self._sector = sector_size
+        self._writable = writable
+        self._position = 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def writable(self) -> bool:
+        """Whether the disk was opened for writing."""
+        return self._writable
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def fileno(self) -> int:
+        """The descriptor; ValueError when closed."""
+        self._check_open()
+        return self._descriptor
+
+    def _check_open(self) -> None:
+        if self.closed:
+            msg = "I/O operation on closed file."
+            raise ValueError(msg)
+
+    def close(self) -> None:
+        """Closes the descriptor; a second call does nothing."""
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
+
+    def tell(self) -> int:
+        """The position in bytes; ValueError when closed."""
+        self._check_open()
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Moves to a byte; ValueError if it lies before the first."""
+        self._check_open()
+        bases = {
+            os.SEEK_SET: 0,
+            os.SEEK_CUR: self._position,
+            os.SEEK_END: self._size,
+        }
+        if whence not in bases:
+            msg = f"invalid whence ({whence}, should be 0, 1 or 2)"
+            raise ValueError(msg)
+        position = bases[whence] + offset
+        if position < 0:
+            msg = f"negative seek position {position}"
+            raise ValueError(msg)
+        self._position = position
+        return position
+
+    def _span(self, wanted: int) -> tuple[int, int, int]:
+        """The sectors that hold the next bytes.
+
+        Returns:
+            The first sector's position, the length of all sectors, and how
+            many of the bytes they hold, cut at the end of the disk and at
+            what one call transfers.
+        """
+        start = self._position - self._position % self._sector
+        end = min(
+            self._position + wanted,
+            self._size,
+            start + max(_MAX_TRANSFER, self._sector),
+        )
+        whole = -(-(end - start) // self._sector) * self._sector
+        return start, whole, max(end - self._position, 0)
+
+    def _read_sectors(self, start: int, length: int) -> bytes:
+        os.lseek(self._descriptor, start, os.SEEK_SET)
+        return os.read(self._descriptor, length)
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Reads; 0 at the end of the disk.  OSError from the system."""
+        self._check_open()
+        view = memoryview(buffer).cast("B")
+        start, whole, count = self._span(len(view))
+        if count == 0:
+            return 0
+        skip = self._position - start
+        data = self._read_sectors(start, whole)[skip : skip + count]
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def write(self, buffer: ReadableBuffer, /) -> int:
+        """Writes; fewer bytes than given near the disk's end.
+
+        Raises:
+            io.UnsupportedOperation: The disk was opened for reading.
+            OSError: From the system; ENOSPC at the end of the disk.
+        """
+        self._check_open()
+        if not self._writable:
+            msg = "not writable"
+            raise io.UnsupportedOperation(msg)
+        view = memoryview(buffer).cast("B")
+        start, whole, count = self._span(len(view))
+        if count == 0:
+            if len(view) == 0:
+                return 0
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        skip = self._position - start
+        if skip == 0 and count == whole:
+            done = self._write_sectors(start, view[:count])
+        else:
+            sectors = bytearray(self._read_sectors(start, whole))
+            sectors[skip : skip + count] = view[:count]
+            done = self._write_sectors(start, memoryview(sectors)) - skip
+        done = min(max(done, 0), count)
+        self._position += done
+        return done
+
+    def _write_sectors(self, start: int, data: memoryview) -> int:
+        os.lseek(self._descriptor, start, os.SEEK_SET)
+        return os.write(self._descriptor, data)
+
+
+def open_raw(path: str, mode: str) -> BinaryIO:
+    """Opens an attached disk whose node can be read at any byte.
+
+    Args:
+        path: Its physical path.
+        mode: As ``check_mode`` returns it.
+
+    Returns:
+        A buffered, seekable binary file, not inherited by child processes.
+
+    Raises:
+        OSError: From the system's own open().
+
+    Source: open(2), block devices.
+    """
+    return cast("BinaryIO", open(path, mode))
+
+
+def open_sectors(path: str, mode: str, *, size: int, sector_size: int) -> BinaryIO:
+    """Opens an attached disk that transfers whole sectors only.
+
+    Args:
+        path: Its physical path.
+        mode: As ``check_mode`` returns it.
+        size: Of the disk in bytes.
+        sector_size: In bytes.
+
+    Returns:
+        A buffered, seekable binary file, not inherited by child processes.
+
+    Raises:
+        OSError: From the system's own open().
+
+    Source: CreateFile, "Physical Disks and Volumes".
+    """
+    writable = mode == "r+b"
+    flags = os.O_RDWR if writable else os.O_RDONLY
+    for name in ("O_BINARY", "O_NOINHERIT", "O_CLOEXEC"):
+        flags |= getattr(os, name, 0)
+    drive = SectorFile(
+        os.open(path, flags),
+        size=size,
+        sector_size=sector_size,
+        writable=writable,
+    )
+    buffered = io.BufferedRandom if writable else io.BufferedReader
+    return cast("BinaryIO", buffered(drive, _BUFFER_SIZE))
