@@ -34,9 +34,9 @@ struct vd_file_id {
  * Opens path (bytes, relative to the working directory).  No lock is taken.
  * Errors: those of vd_posix_file_open, of vd_format_find and of the format.
  */
-VD_MUST_CHECK vd_error vd_disk_open(const char *path,
-                                    const struct vd_disk_options *options,
-                                    struct vd_disk **out);
+VD_MUST_CHECK
+vd_error vd_disk_open(const char *path, const struct vd_disk_options *options,
+                      struct vd_disk **out);
 
 /* Accepts NULL. */
 void vd_disk_close(struct vd_disk *disk);
@@ -54,26 +54,27 @@ uint32_t vd_disk_sector_size(const struct vd_disk *disk);
 bool vd_disk_optical(const struct vd_disk *disk);
 
 /* Size of the image file now, in bytes. */
-VD_MUST_CHECK vd_error vd_disk_file_size(const struct vd_disk *disk,
-                                         uint64_t *size_out);
+VD_MUST_CHECK
+vd_error vd_disk_file_size(const struct vd_disk *disk, uint64_t *size_out);
 
 /* The range must lie inside the disk; it need not be sector-aligned. */
-VD_MUST_CHECK vd_error vd_disk_read(struct vd_disk *disk, void *buffer,
-                                    size_t length, uint64_t offset);
+VD_MUST_CHECK
+vd_error vd_disk_read(struct vd_disk *disk, void *buffer, size_t length,
+                      uint64_t offset);
 
 /* Whether the whole payload is one run of the file, and where it starts. */
-VD_MUST_CHECK vd_error vd_disk_contiguous(struct vd_disk *disk,
-                                          bool *contiguous,
-                                          uint64_t *file_offset_out);
+VD_MUST_CHECK
+vd_error vd_disk_contiguous(struct vd_disk *disk, bool *contiguous,
+                            uint64_t *file_offset_out);
 
 struct vd_host_disk {
-    uint32_t sector_size;          /* logical, of the disk under the file */
+    uint32_t sector_size; /* logical, of the disk under the file */
     uint32_t physical_sector_size;
-    bool remote;                   /* the file is on a network file system */
+    bool remote; /* the file is on a network file system */
 };
 
 /* What the image file itself lies on. */
-VD_MUST_CHECK vd_error vd_disk_host(const struct vd_disk *disk,
-                                    struct vd_host_disk *out);
+VD_MUST_CHECK
+vd_error vd_disk_host(const struct vd_disk *disk, struct vd_host_disk *out);
 
 #endif

@@ -20,10 +20,12 @@ enum vd_lock_mode {
 
 /* Takes the locks of an attachment on fd.  ERROR_SHARING_VIOLATION, with
  * nothing held, if another opener stands against it. */
-VD_MUST_CHECK vd_error vd_image_lock(int fd, enum vd_lock_mode mode);
+VD_MUST_CHECK
+vd_error vd_image_lock(int fd, enum vd_lock_mode mode);
 
 /* Whether vd_image_lock would succeed now; takes nothing. */
-VD_MUST_CHECK vd_error vd_image_lock_test(int fd, enum vd_lock_mode mode);
+VD_MUST_CHECK
+vd_error vd_image_lock_test(int fd, enum vd_lock_mode mode);
 
 /* Gives all locks of this open file back. */
 void vd_image_unlock(int fd);

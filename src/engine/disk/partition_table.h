@@ -25,8 +25,8 @@ struct vd_partition {
     uint32_t number;       /* as Linux counts: 1..; logical from 5 */
     uint64_t offset_bytes; /* from the start of the disk */
     uint64_t length_bytes;
-    bool data;             /* a data partition: not EFI system, Microsoft
-                              reserved, recovery or an extended container */
+    bool data; /* a data partition: not EFI system, Microsoft
+                  reserved, recovery or an extended container */
 };
 
 struct vd_partition_table {
@@ -37,7 +37,8 @@ struct vd_partition_table {
     struct vd_partition partitions[VD_PARTITION_MAX];
 };
 
-VD_MUST_CHECK vd_error vd_partition_table_read(struct vd_disk *disk,
-                                               struct vd_partition_table *out);
+VD_MUST_CHECK
+vd_error vd_partition_table_read(struct vd_disk *disk,
+                                 struct vd_partition_table *out);
 
 #endif
