@@ -25,16 +25,20 @@ struct vd_partition {
     uint32_t number;       /* as Linux counts: 1..; logical from 5 */
     uint64_t offset_bytes; /* from the start of the disk */
     uint64_t length_bytes;
-    bool data; /* a data partition: not EFI system, Microsoft
-                  reserved, recovery or an extended container */
+    bool data; /* a data partition: not EFI system, Microsoft reserved,
+                  recovery, BIOS boot or an extended container */
 };
 
+/*
+ * The partitions do not overlap: of an extended one, only what lies before
+ * its first logical one is listed, two sectors at most, as Linux shows it.
+ */
 struct vd_partition_table {
     enum vd_partition_scheme scheme;
     uint64_t end_bytes; /* smallest disk size that holds all of it, a GPT's
                            backup included; 0 if there is no table */
     size_t count;
-    struct vd_partition partitions[VD_PARTITION_MAX];
+    struct vd_partition partitions[VD_PARTITION_MAX]; /* by number */
 };
 
 VD_MUST_CHECK
