@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import enum
+import io
 import json
 import os
 import signal
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Final
 
 import virtdisk
 from virtdisk import StorageType, VirtualDiskError
+from virtdisk._arguments import absolute_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,11 +114,6 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-def _storage_type(word: str) -> StorageType:
-    """The type for the word of --type."""
-    return _TYPES[word]
-
-
 def _on_terminate(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
@@ -141,7 +138,7 @@ def _attach(arguments: argparse.Namespace) -> int:
         permanent=not arguments.wait,
         security=arguments.security,
         restricted_range=tuple(arguments.range) if arguments.range else None,
-        storage_type=arguments.type,
+        storage_type=_TYPES.get(arguments.type),
     ) as disk:
         if arguments.json:
             _print_json({"path": disk.path, "physical_path": disk.physical_path})
@@ -157,7 +154,7 @@ def _detach(arguments: argparse.Namespace) -> int:
     """Detaches; silent like umount unless asked for JSON."""
     virtdisk.detach(arguments.image)
     if arguments.json:
-        _print_json({"path": os.path.abspath(arguments.image)})
+        _print_json({"path": absolute_path(arguments.image)})
     return DONE
 
 
@@ -203,7 +200,7 @@ def _info_rows(disk: virtdisk.VirtualDisk) -> list[tuple[str, str]]:
 def _info(arguments: argparse.Namespace) -> int:
     """Shows what is known about an image."""
     with virtdisk.open(
-        arguments.image, info_only=True, storage_type=arguments.type
+        arguments.image, info_only=True, storage_type=_TYPES.get(arguments.type)
     ) as disk:
         if arguments.json:
             answer = _plain(disk.info)
@@ -253,8 +250,7 @@ def _image_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", metavar="IMAGE", help="the image file")
     parser.add_argument(
         "--type",
-        type=_storage_type,
-        metavar="{" + ",".join(_TYPES) + "}",
+        choices=tuple(_TYPES),
         help="the image's type, if its content does not show it",
     )
 
@@ -334,6 +330,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Source: virtdisk.attach, detach, attached and open.
     """
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A path that the terminal or pipe has no characters for is no error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
