@@ -1,13 +1,21 @@
 /*
- * The error codes of virtual disks: facility USERMODE_VHD (0x3A) and the
- * shared-VHDX codes (0x5C).  All have the top bit set: keep them in a DWORD,
- * never in an int.
+ * The error codes of virtual disks: facility USERMODE_VHD (0x3A), the
+ * shared-VHDX codes (0x5C), which all have the top bit set (keep them in a
+ * DWORD, never in an int), and two about the file system an image lies on.
  *
  * A file apart because two headers need it: winerror.h on Linux, and
  * virtdisk.h where the compiler's own winerror.h stops short of these codes
- * (mingw-w64 has none of them; the Windows SDK has all, and then this file
- * adds nothing).
+ * (mingw-w64 10 has none of them; the Windows SDK has all, and then this
+ * file adds nothing).
  */
+#ifndef ERROR_UNSUPPORTED_COMPRESSION
+#define ERROR_UNSUPPORTED_COMPRESSION 618
+#endif
+
+#ifndef ERROR_FILE_SYSTEM_LIMITATION
+#define ERROR_FILE_SYSTEM_LIMITATION 665
+#endif
+
 #ifndef ERROR_VHD_DRIVE_FOOTER_MISSING
 
 /* Any error of the virtualization storage subsystem. */
