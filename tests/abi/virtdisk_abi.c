@@ -18,6 +18,8 @@
 
 #ifdef _WIN32
 /* Windows 10 1809, the version that declares the last of the functions. */
+#undef _WIN32_WINNT
+#undef NTDDI_VERSION
 #define _WIN32_WINNT 0x0A00
 #define NTDDI_VERSION 0x0A000006
 #endif
@@ -29,16 +31,19 @@
 #include <virtdisk.h>
 
 /*
- * An older Windows SDK lacks what came later; our header has it all.
- * WDK_NTDDI_VERSION says how new the SDK is: 0x0A00000C is that of Windows
- * 11 22H2 (10.0.22621), 0x0A000010 that of Windows 11 24H2 (10.0.26100).
+ * The SDK's header knows no _INC_VIRTDISK, ours defines it.  An older SDK
+ * lacks what came later; ours lacks nothing.  WDK_NTDDI_VERSION says how new
+ * the SDK is: 0x0A00000C is that of Windows 11 22H2 (10.0.22621),
+ * 0x0A000010 that of Windows 11 24H2 (10.0.26100).
  */
-#ifdef _MSC_VER
-#define SDK_AFTER_1903 (WDK_NTDDI_VERSION >= 0x0A00000C)
-#define SDK_26100 (WDK_NTDDI_VERSION >= 0x0A000010)
-#else
+#ifdef _INC_VIRTDISK
+#define OUR_HEADER 1
 #define SDK_AFTER_1903 1
 #define SDK_26100 1
+#else
+#define OUR_HEADER 0
+#define SDK_AFTER_1903 (WDK_NTDDI_VERSION >= 0x0A00000C)
+#define SDK_26100 (WDK_NTDDI_VERSION >= 0x0A000010)
 #endif
 
 /*
@@ -327,7 +332,7 @@ MEMBER(ParentLocator.ParentFilePath, PCWSTR, 24, 20, POINTER);
  * of the SDK makes of sizeof is not documented, and nobody should ask.
  */
 #define STRUCT STORAGE_DEPENDENCY_INFO
-#ifndef _MSC_VER
+#if OUR_HEADER
 SIZE(8, 8);
 #endif
 ALIGNMENT(8, 4);

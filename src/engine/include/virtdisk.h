@@ -43,6 +43,9 @@
 
 #ifdef _WIN32
 #include <sal.h>
+#ifndef _Inout_updates_bytes_to_
+#define _Inout_updates_bytes_to_(size, count) /* not in Wine's sal.h */
+#endif
 
 #include "winerror_vhd.h"
 #endif
@@ -437,14 +440,14 @@ typedef struct _STORAGE_DEPENDENCY_INFO_TYPE_2 {
  * offsetof and NumberEntries.
  *
  * ISO C knows flexible arrays neither in unions nor in structures without
- * another member, C++ not at all; hence an empty member before each in C,
- * and arrays of length zero in C++.
+ * another member; hence an empty member before each.  In C++ and in
+ * Microsoft's ABI that would take room, and arrays of length zero do.
  */
 __extension__ typedef struct _STORAGE_DEPENDENCY_INFO {
     STORAGE_DEPENDENCY_INFO_VERSION Version;
     ULONG NumberEntries;
     union {
-#ifdef __cplusplus
+#if defined(__cplusplus) || defined(_MSC_VER)
         STORAGE_DEPENDENCY_INFO_TYPE_1 Version1Entries[0];
         STORAGE_DEPENDENCY_INFO_TYPE_2 Version2Entries[0];
 #else
