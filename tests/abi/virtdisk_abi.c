@@ -37,11 +37,9 @@
  * 0x0A000010 that of Windows 11 24H2 (10.0.26100).
  */
 #ifdef _INC_VIRTDISK
-#define OUR_HEADER 1
 #define SDK_AFTER_1903 1
 #define SDK_26100 1
 #else
-#define OUR_HEADER 0
 #define SDK_AFTER_1903 (WDK_NTDDI_VERSION >= 0x0A00000C)
 #define SDK_26100 (WDK_NTDDI_VERSION >= 0x0A000010)
 #endif
@@ -328,11 +326,12 @@ MEMBER(ParentLocator.ParentFilePath, PCWSTR, 24, 20, POINTER);
 
 /*
  * Microsoft's metadata says 72 and 56, because it cannot express arrays
- * without a length; the SDK and our header have those.  What the compiler
- * of the SDK makes of sizeof is not documented, and nobody should ask.
+ * without a length; the SDK and our header have those.  Microsoft's ABI
+ * gives the union of nothing but them a size of its own, so there sizeof is
+ * neither.  Nobody should ask for it.
  */
 #define STRUCT STORAGE_DEPENDENCY_INFO
-#if OUR_HEADER
+#ifndef _MSC_VER
 SIZE(8, 8);
 #endif
 ALIGNMENT(8, 4);

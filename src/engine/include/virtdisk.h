@@ -435,9 +435,9 @@ typedef struct _STORAGE_DEPENDENCY_INFO_TYPE_2 {
 } STORAGE_DEPENDENCY_INFO_TYPE_2, *PSTORAGE_DEPENDENCY_INFO_TYPE_2;
 
 /*
- * sizeof is 8, the arrays not counted, as in the SDK (1-element arrays in
- * other headers make it 72 or 56): compute the size of a buffer from
- * offsetof and NumberEntries.
+ * Compute the size of a buffer from offsetof and NumberEntries.  sizeof is 8,
+ * the arrays not counted (more in Microsoft's ABI, and 72 or 56 in headers
+ * that give the arrays one element).
  *
  * ISO C knows flexible arrays neither in unions nor in structures without
  * another member; hence an empty member before each.  In C++ and in
