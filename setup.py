@@ -11,52 +11,46 @@ LINUX = sys.platform.startswith("linux")
 if not LINUX and sys.platform != "win32":
     sys.exit(f"virtdisk runs on Windows and Linux, not on {sys.platform}.")
 
-BINDING = ["src/_virtdisk.c", "src/_virtdisk_descriptor.c"]
-# Each file by its name, lowest layer first: the map of the engine.
+# Each file by its name, the engine's lowest layer first.
+BINDING = "_virtdisk _virtdisk_descriptor"
 ENGINE = {
-    "base": ["crc32", "error", "posix_file", "trace", "utf16"],
-    "format": ["formats", "iso", "vhd", "vhd_footer"],
-    "disk": ["disk", "host", "image_io", "image_lock"]
-    + ["partition_gpt", "partition_mbr", "partition_table"],
-    "attach": ["attach"],
-    "api": ["open"],
+    "base": "crc32 error posix_file trace utf16",
+    "format": "formats iso vhd vhd_footer",
+    "disk": "disk host image_io image_lock partition_gpt partition_mbr partition_table",
+    "attach": "attach",
+    "api": "open",
 }
 # Free-threaded builds have no stable ABI yet.
 STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
 STRICT = os.environ.get("VIRTDISK_WERROR") == "1" or os.environ.get("CI") == "true"
 
-macros: list[tuple[str, str | None]] = []
-if STABLE:
-    macros.append(("Py_LIMITED_API", "0x030B0000"))
+sources = [f"src/{name}.c" for name in BINDING.split()]
+macros = [("Py_LIMITED_API", "0x030B0000")] if STABLE else []
 
 if LINUX:
-    warnings = "-Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes".split()
-    extension = Extension(
-        "virtdisk._virtdisk",
-        BINDING + [f"src/engine/{d}/{f}.c" for d, names in ENGINE.items() for f in names],
-        depends=glob("src/**/*.h", recursive=True),
-        include_dirs=["src/engine/include", "src/engine"],
-        define_macros=[*macros, ("_GNU_SOURCE", "1")],
-        extra_compile_args=["-std=c11", "-fvisibility=hidden", "-pthread", *warnings]
+    for layer, names in ENGINE.items():
+        sources += [f"src/engine/{layer}/{name}.c" for name in names.split()]
+    macros += [("_GNU_SOURCE", "1")]
+    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wstrict-prototypes"]
+    options = {
+        "include_dirs": ["src/engine/include", "src/engine"],
+        "extra_compile_args": ["-std=c11", "-fvisibility=hidden", "-pthread", *warnings]
         + ["-Werror"] * STRICT,
-        extra_link_args=["-pthread"],
-        py_limited_api=STABLE,
-    )
+        "extra_link_args": ["-pthread"],
+    }
 else:
-    # Warnings about other people's headers are not ours.  4100: a parameter
-    # that the caller's type demands; 4152: functions in PyType_Slot.
-    warnings = "/W4 /wd4100 /wd4152 /external:anglebrackets /external:W0".split()
-    extension = Extension(
-        "virtdisk._virtdisk",
-        BINDING,
-        depends=glob("src/*.h"),
-        define_macros=[*macros, ("_WIN32_WINNT", "0x0A00"), ("WIN32_LEAN_AND_MEAN", "1")],
-        extra_compile_args=["/std:c11", *warnings] + ["/WX"] * STRICT,
-        libraries=["virtdisk", "advapi32"],
-        py_limited_api=STABLE,
-    )
+    # Not of our making: warnings about the headers of others, unused
+    # parameters that a type demands (4100), functions in PyType_Slot (4152).
+    warnings = ["/W4", "/wd4100", "/wd4152", "/external:anglebrackets", "/external:W0"]
+    macros += [("_WIN32_WINNT", "0x0A00"), ("WIN32_LEAN_AND_MEAN", "1")]
+    options = {
+        "extra_compile_args": ["/std:c11", *warnings] + ["/WX"] * STRICT,
+        "libraries": ["virtdisk", "advapi32"],
+    }
 
+headers = glob("src/**/*.h", recursive=True)
+common = {"depends": headers, "define_macros": macros, "py_limited_api": STABLE}
 setup(
-    ext_modules=[extension],
+    ext_modules=[Extension("virtdisk._virtdisk", sources, **common, **options)],
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
 )
