@@ -43,4 +43,18 @@ vd_get_be64(const uint8_t *p)
     return (uint64_t)vd_get_be32(p) << 32 | vd_get_be32(p + 4);
 }
 
+static inline void
+vd_put_le16(uint8_t *p, uint16_t value)
+{
+    p[0] = (uint8_t)value;
+    p[1] = (uint8_t)(value >> 8);
+}
+
+static inline void
+vd_put_le32(uint8_t *p, uint32_t value)
+{
+    vd_put_le16(p, (uint16_t)value);
+    vd_put_le16(p + 2, (uint16_t)(value >> 16));
+}
+
 #endif

@@ -1,0 +1,165 @@
+/*
+ * The object behind a virtual disk handle: made by OpenVirtualDisk, ended by
+ * the last CloseHandle, which also ends an attachment that is not permanent.
+ */
+#include "api/virtual_disk.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "api/operation.h"
+#include "api/refuse.h"
+#include "base/cleanup.h"
+
+static void
+destroy(struct vd_object *object)
+{
+    struct vd_virtual_disk *virtual_disk = (struct vd_virtual_disk *)object;
+    vd_virtual_disk_drop_attachment(virtual_disk);
+    vd_disk_close(virtual_disk->disk);
+    vd_operation_release(virtual_disk->operation);
+    pthread_mutex_destroy(&virtual_disk->operation_lock);
+    pthread_mutex_destroy(&virtual_disk->lock);
+    free(virtual_disk);
+}
+
+/* The attachments are attach/'s own to abandon. */
+static void
+abandon(const struct vd_object *object)
+{
+    close(vd_disk_fd(((const struct vd_virtual_disk *)object)->disk));
+}
+
+static const struct vd_object_type virtual_disk_type = {
+    .destroy = destroy,
+    .abandon = abandon,
+};
+
+vd_error
+vd_virtual_disk_create(struct vd_disk *disk, struct vd_rights rights,
+                       bool cached_io, HANDLE *out)
+{
+    VD_AUTO_FREE struct vd_virtual_disk *virtual_disk =
+        calloc(1, sizeof(*virtual_disk));
+    if (virtual_disk == NULL) {
+        return vd_refuse(ERROR_NOT_ENOUGH_MEMORY, "no memory for a handle");
+    }
+    virtual_disk->disk = disk;
+    virtual_disk->rights = rights;
+    virtual_disk->cached_io = cached_io;
+    /* With default attributes these two cannot fail on Linux. */
+    pthread_mutex_init(&virtual_disk->lock, NULL);
+    pthread_mutex_init(&virtual_disk->operation_lock, NULL);
+    vd_error error =
+        vd_handle_create(&virtual_disk_type, &virtual_disk->object, out);
+    if (error) {
+        return error;
+    }
+    (void)VD_TAKE(virtual_disk);
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_virtual_disk_acquire(HANDLE handle, struct vd_virtual_disk **out)
+{
+    struct vd_object *object;
+    vd_error error = vd_handle_acquire(handle, &object);
+    if (error) {
+        return error;
+    }
+    if (object->type != &virtual_disk_type) {
+        vd_object_release(object);
+        return vd_refuse(ERROR_INVALID_PARAMETER,
+                         "handle %p is not a virtual disk", handle);
+    }
+    *out = (struct vd_virtual_disk *)object;
+    return ERROR_SUCCESS;
+}
+
+void
+vd_virtual_disk_release(struct vd_virtual_disk *virtual_disk)
+{
+    vd_object_release(&virtual_disk->object);
+}
+
+void
+vd_virtual_disk_drop_attachment(struct vd_virtual_disk *virtual_disk)
+{
+    vd_attachment_release(virtual_disk->attachment);
+    virtual_disk->attachment = NULL;
+}
+
+struct vd_attachment *
+vd_virtual_disk_attachment(struct vd_virtual_disk *virtual_disk)
+{
+    if (virtual_disk->attachment != NULL &&
+        vd_attachment_gone(virtual_disk->attachment)) {
+        vd_virtual_disk_drop_attachment(virtual_disk);
+    }
+    return virtual_disk->attachment;
+}
+
+static vd_error
+copy_device(const char *device, char **out)
+{
+    char *copy = NULL;
+    if (device != NULL) {
+        copy = strdup(device);
+        if (copy == NULL) {
+            return vd_refuse(ERROR_NOT_ENOUGH_MEMORY, "no memory for a path");
+        }
+    }
+    *out = copy;
+    return ERROR_SUCCESS;
+}
+
+static vd_error
+locate_elsewhere(const struct vd_virtual_disk *virtual_disk,
+                 bool *attached_out, char **device_out)
+{
+    struct vd_attached attached;
+    vd_error error =
+        vd_attached_find(vd_disk_file_id(virtual_disk->disk), &attached);
+    if (error == ERROR_NOT_FOUND) {
+        *attached_out = false;
+        *device_out = NULL;
+        return ERROR_SUCCESS;
+    }
+    if (error) {
+        return error;
+    }
+    *attached_out = true;
+    *device_out = VD_TAKE(attached.device);
+    vd_attached_free(&attached);
+    return ERROR_SUCCESS;
+}
+
+static vd_error
+locate(struct vd_virtual_disk *virtual_disk, bool *attached_out,
+       char **device_out)
+{
+    VD_SCOPED_LOCK(&virtual_disk->lock);
+    struct vd_attachment *attachment =
+        vd_virtual_disk_attachment(virtual_disk);
+    if (attachment == NULL) {
+        return locate_elsewhere(virtual_disk, attached_out, device_out);
+    }
+    vd_error error = copy_device(vd_attachment_device(attachment), device_out);
+    if (!error) {
+        *attached_out = true;
+    }
+    return error;
+}
+
+vd_error
+vd_virtual_disk_locate(struct vd_virtual_disk *virtual_disk,
+                       bool *attached_out, char **device_out)
+{
+    VD_AUTO_FREE char *device = NULL;
+    vd_error error = locate(virtual_disk, attached_out, &device);
+    if (!error && device_out != NULL) {
+        *device_out = VD_TAKE(device);
+    }
+    return error;
+}

@@ -1,0 +1,74 @@
+/*
+ * What a handle from OpenVirtualDisk stands for: an opened disk, the rights
+ * the handle was opened with, and the attachment made through it.
+ *
+ * Lock order: lock, operation_lock, the lock of an operation, that of the
+ * handle table.  lock is held while the disk is attached or detached, so
+ * whatever takes it waits for these; operation_lock never for long.
+ */
+#ifndef VD_API_VIRTUAL_DISK_H
+#define VD_API_VIRTUAL_DISK_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include <windows.h>
+
+#include "api/handles.h"
+#include "attach/attach.h"
+#include "disk/disk.h"
+
+struct vd_operation;
+
+/* What a handle may be used for. */
+struct vd_rights {
+    bool get_info;
+    bool detach;
+    bool attach_read_only;
+    bool attach_writable;
+};
+
+struct vd_virtual_disk {
+    struct vd_object object; /* first: it is a vd_object */
+    struct vd_disk *disk;    /* owned; never changes */
+    struct vd_rights rights;
+    bool cached_io; /* of OPEN_VIRTUAL_DISK_FLAG_CACHED_IO */
+
+    pthread_mutex_t lock;
+    struct vd_attachment *attachment; /* guarded by lock; NULL: none */
+
+    pthread_mutex_t operation_lock;
+    struct vd_operation *operation; /* guarded by operation_lock: the last
+                                       overlapped one, may be over */
+};
+
+/* Makes a handle to an opened disk.  The disk is the handle's on success
+ * only.  Errors: those of vd_handle_create. */
+VD_MUST_CHECK
+vd_error vd_virtual_disk_create(struct vd_disk *disk, struct vd_rights rights,
+                                bool cached_io, HANDLE *out);
+
+/* ERROR_INVALID_HANDLE for none, ERROR_INVALID_PARAMETER for a handle to
+ * something else. */
+VD_MUST_CHECK
+vd_error vd_virtual_disk_acquire(HANDLE handle, struct vd_virtual_disk **out);
+void vd_virtual_disk_release(struct vd_virtual_disk *virtual_disk);
+
+/* The attachment made through this handle, NULL if there is none (any more):
+ * one that somebody else has ended is let go.  Call with lock held. */
+struct vd_attachment *
+vd_virtual_disk_attachment(struct vd_virtual_disk *virtual_disk);
+
+/* Ends this process's hold on the attachment.  Call with lock held. */
+void vd_virtual_disk_drop_attachment(struct vd_virtual_disk *virtual_disk);
+
+/*
+ * Whether the image is attached, through this handle or by anybody else, and
+ * to which device: *device_out (may be NULL) is the caller's to free, NULL
+ * for an attachment without a device.
+ */
+VD_MUST_CHECK
+vd_error vd_virtual_disk_locate(struct vd_virtual_disk *virtual_disk,
+                                bool *attached_out, char **device_out);
+
+#endif
