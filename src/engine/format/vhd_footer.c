@@ -112,6 +112,8 @@ check_fixed(const struct vhd_footer *footer, uint64_t file_size,
     return ERROR_SUCCESS;
 }
 
+/* Behind the dynamic header comes at least its block table, a sector, even
+ * where the footer at the end is cut off. */
 static vd_error
 check_dynamic(const struct vhd_footer *footer, uint64_t file_size)
 {
@@ -122,7 +124,8 @@ check_dynamic(const struct vhd_footer *footer, uint64_t file_size)
     }
     if (footer->data_offset < VHD_FOOTER_SIZE ||
         footer->data_offset % VHD_SECTOR_SIZE != 0 ||
-        !vd_range_within(footer->data_offset, VHD_HEADER_SIZE, file_size)) {
+        !vd_range_within(footer->data_offset,
+                         VHD_HEADER_SIZE + VHD_SECTOR_SIZE, file_size)) {
         vd_trace(VD_TRACE_FORMAT,
                  "VHD: dynamic header at 0x%llX in a file of %llu bytes",
                  (unsigned long long)footer->data_offset,
