@@ -108,7 +108,11 @@ BROKEN = [
 # The same words where they are no fault.
 SOUND = {
     "src/_virtdisk.c": "#include <Python.h>\n#include <windows.h>\n"
-    '#include <virtdisk.h>\n#include "_virtdisk_types.h"\n',
+    '#include <virtdisk.h>\n#include "_virtdisk_types.h"\n'
+    + "PyDoc_STRVAR(doc,\n"
+    + '"x"\n' * 60
+    + ");\n"
+    + FUNCTION % "f()",
     ENGINE + "api/a.c": '#include <virtdisk.h>\n#include "attach/attach.h"\n'
     "HANDLE\nOpenIt(DWORD flags)\n{\n}\n",
     ENGINE + "format/iso.c": '/* #include <fcntl.h>\n#include "disk/x.h" */\n'
@@ -198,6 +202,7 @@ def test_command_refuses_a_tree_without_sources(tmp_path: pathlib.Path) -> None:
 GLOBALS = {
     "api/handles.c": {"table"},
     "api/last_error.c": {"last_error"},  # one per thread
+    "attach/held.c": {"held"},
     "base/trace.c": {"trace_mask"},
 }
 

@@ -312,17 +312,14 @@ def functions(source: Source) -> Iterator[tuple[int, str, bool, int]]:
     lines = source.code.split("\n")
     for number, text in enumerate(lines, 1):
         match = re.match(r"([A-Za-z_]\w*)\(", text)
-        if not match or text.rstrip().endswith(";"):
+        if not match:
             continue
-        head = next(
-            (
-                i
-                for i in range(number - 1, len(lines))
-                if lines[i][:1] in "{}#" and lines[i][:1]
-            ),
-            None,
-        )
-        if head is None or lines[head][:1] != "{":
+        head = number - 1
+        while head < len(lines) and lines[head][:1] not in ("{", "}", "#"):
+            if lines[head].rstrip().endswith(";"):
+                break  # a declaration or a macro
+            head += 1
+        if head == len(lines) or lines[head][:1] != "{":
             continue
         end = next(i for i in range(head, len(lines)) if lines[i][:1] == "}")
         static = "static" in lines[number - 2].split()

@@ -12,6 +12,7 @@ import sys
 import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = re.compile(r'^__version__\b.*= "(.*)"$', re.MULTILINE)
 HEADING = re.compile(r"^## (\S+)(?: - (\d{4}-\d{2}-\d{2}))?$", re.MULTILINE)
 
 
@@ -22,6 +23,13 @@ def version(root: pathlib.Path) -> str:
     if not isinstance(found, str):
         raise TypeError("the version in pyproject.toml is not a string")
     return found
+
+
+def package_version(root: pathlib.Path) -> str | None:
+    """The version that `virtdisk.__version__` gives."""
+    text = (root / "virtdisk" / "__init__.py").read_text(encoding="utf-8")
+    match = PACKAGE.search(text)
+    return match[1] if match else None
 
 
 def headings(root: pathlib.Path) -> dict[str, str | None]:
@@ -37,6 +45,8 @@ def problems(root: pathlib.Path, tag: str) -> list[str]:
     found = []
     if tag != f"v{current}":
         found.append(f"the tag is {tag}, pyproject.toml says {current}")
+    if package_version(root) != current:
+        found.append(f"virtdisk/__init__.py says {package_version(root)}")
     if current not in dates:
         found.append(f"CHANGELOG.md has no heading for {current}")
     elif dates[current] is None:
