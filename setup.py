@@ -25,32 +25,36 @@ STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
 STRICT = os.environ.get("VIRTDISK_WERROR") == "1" or os.environ.get("CI") == "true"
 
 sources = [f"src/{name}.c" for name in BINDING.split()]
-macros = [("Py_LIMITED_API", "0x030B0000")] if STABLE else []
+macros: list[tuple[str, str | None]] = []
+if STABLE:
+    macros.append(("Py_LIMITED_API", "0x030B0000"))
 
 if LINUX:
     for layer, names in ENGINE.items():
         sources += [f"src/engine/{layer}/{name}.c" for name in names.split()]
-    macros += [("_GNU_SOURCE", "1")]
-    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wstrict-prototypes"]
-    options = {
-        "include_dirs": ["src/engine/include", "src/engine"],
-        "extra_compile_args": ["-std=c11", "-fvisibility=hidden", "-pthread", *warnings]
-        + ["-Werror"] * STRICT,
-        "extra_link_args": ["-pthread"],
-    }
+    macros.append(("_GNU_SOURCE", "1"))
+    flags = ["-std=c11", "-fvisibility=hidden", "-pthread"]
+    flags += ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wstrict-prototypes"]
+    flags += ["-Werror"] * STRICT
 else:
+    macros += [("_WIN32_WINNT", "0x0A00"), ("WIN32_LEAN_AND_MEAN", "1")]
     # Not of our making: warnings about the headers of others, unused
     # parameters that a type demands (4100), functions in PyType_Slot (4152).
-    warnings = ["/W4", "/wd4100", "/wd4152", "/external:anglebrackets", "/external:W0"]
-    macros += [("_WIN32_WINNT", "0x0A00"), ("WIN32_LEAN_AND_MEAN", "1")]
-    options = {
-        "extra_compile_args": ["/std:c11", *warnings] + ["/WX"] * STRICT,
-        "libraries": ["virtdisk", "advapi32"],
-    }
+    flags = ["/std:c11", "/W4", "/external:anglebrackets", "/external:W0"]
+    flags += ["/wd4100", "/wd4152"] + ["/WX"] * STRICT
 
-headers = glob("src/**/*.h", recursive=True)
-common = {"depends": headers, "define_macros": macros, "py_limited_api": STABLE}
+extension = Extension(
+    "virtdisk._virtdisk",
+    sources,
+    depends=glob("src/**/*.h", recursive=True),
+    include_dirs=["src/engine/include", "src/engine"] if LINUX else [],
+    define_macros=macros,
+    extra_compile_args=flags,
+    extra_link_args=["-pthread"] if LINUX else [],
+    libraries=[] if LINUX else ["virtdisk", "advapi32"],
+    py_limited_api=STABLE,
+)
 setup(
-    ext_modules=[Extension("virtdisk._virtdisk", sources, **common, **options)],
+    ext_modules=[extension],
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
 )
