@@ -52,9 +52,11 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("build")
     tree = folder / "tree"
     shutil.copytree(ROOT, tree, ignore=NOT_SOURCE)
-    command = ["-m", "build", "--no-isolation", "--outdir", folder / "dist", tree]
     done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, cwd=folder
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist", tree],
+        capture_output=True,
+        text=True,
+        cwd=folder,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "dist"
@@ -200,10 +202,10 @@ def test_sdist_installs(sdist: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Into an empty environment, with nothing but what PyPI has."""
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    pip = [venv / "bin" / "pip", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, "install", sdist], capture_output=True, text=True)
+    pip = venv / "bin" / "pip"
+    done = subprocess.run([pip, "install", sdist], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    subprocess.run([*pip, "check"], check=True, capture_output=True)
+    subprocess.run([pip, "check"], check=True, capture_output=True)
     call = "import virtdisk, virtdisk._virtdisk; print(virtdisk.__version__)"
     said = subprocess.run(
         [venv / "bin" / "python", "-c", call],
@@ -213,10 +215,8 @@ def test_sdist_installs(sdist: pathlib.Path, tmp_path: pathlib.Path) -> None:
         cwd=tmp_path,
     ).stdout
     assert said == f"{_project()['version']}\n"
-    for command in (
-        [venv / "bin" / "virtdisk"],
-        [venv / "bin/python", "-m", "virtdisk"],
-    ):
+    python = str(venv / "bin" / "python")
+    for command in ([f"{venv}/bin/virtdisk"], [python, "-m", "virtdisk"]):
         helped = subprocess.run(
             [*command, "--help"], capture_output=True, text=True, cwd=tmp_path
         )

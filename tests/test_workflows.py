@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from support import LINUX, ROOT
+from support import LINUX, ROOT, require_loop, require_tool
 
 pytestmark = [
     pytest.mark.tree,
@@ -205,3 +207,35 @@ def test_cibuildwheel_builds(platform: str, arch: str, suffixes: list[str]) -> N
     assert sorted(done.stdout.split()) == sorted(
         f"cp{python}-{suffix}" for python in pythons for suffix in suffixes
     )
+
+
+def _script(*command: str | pathlib.Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "tools" / command[0], *command[1:]],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_check_abi_script(tmp_path: pathlib.Path) -> None:
+    require_tool("gcc", package="gcc")
+    done = _script("check_abi.py")
+    assert done.returncode == 0, done.stderr
+    for header in (ROOT / "src" / "engine" / "include").iterdir():
+        shutil.copy(header, tmp_path)
+    header = tmp_path / "virtdisk.h"
+    text = header.read_text()
+    member = "DECLSPEC_ALIGN(8) ULONGLONG RestrictedOffset;"
+    assert text.count(member) == 1
+    header.write_text(text.replace(member, "ULONG RestrictedOffset;"))
+    done = _script("check_abi.py", "--include", tmp_path)
+    assert done.returncode == 1
+    assert str(tmp_path) in done.stderr
+
+
+def test_attach_images_script() -> None:
+    require_loop()
+    done = _script("attach_images.py", "iso", "vhd")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("it reads as the image: yes") == 2
+    assert done.stdout.endswith("2 kinds attached, read and detached\n")

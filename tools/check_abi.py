@@ -29,7 +29,7 @@ SOURCE = ROOT / "tests" / "abi" / "virtdisk_abi.c"
 def compile_source(source: pathlib.Path, includes: list[pathlib.Path]) -> None:
     """Compiles one C file, warnings being errors; CompileError if it fails."""
     compiler = new_compiler()
-    if compiler.compiler_type == "msvc":
+    if sys.platform == "win32":
         options = ["/std:c11", "/W3", "/WX"]
     else:
         customize_compiler(compiler)

@@ -17,6 +17,12 @@ c_format() {
         xargs -0 -r clang-format --dry-run -Werror
 }
 
+# The same code as Windows sees it, and the tests that run there only.
+mypy_windows() {
+    mypy --platform win32 virtdisk &&
+        MYPYPATH=tests/wine/guest/recorded mypy --platform win32 tests/wine/guest/*/*.py
+}
+
 shell_syntax() {
     local script
     for script in .ci/run tools/*.sh; do
@@ -32,6 +38,8 @@ step "ruff check" ruff check .
 step "ruff format" ruff format --check .
 step "clang-format" c_format
 step "mypy" mypy
+step "mypy for Windows" mypy_windows
+step "typos" typos
 step "layers" python tools/check_layers.py
 step "pyproject" validate-pyproject pyproject.toml
 step "workflow schemas" workflow_schemas
