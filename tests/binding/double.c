@@ -1,0 +1,580 @@
+/*
+ * A double of the Virtual Disk API for tests of the binding.
+ *
+ * It is linked with src/_virtdisk.c in place of the engine, records what it
+ * is given, and answers, blocks, completes or refuses as the test says
+ * through the double_* functions (by ctypes).  It makes the moments happen
+ * that a real engine passes through too quickly or not at all: a call that
+ * is inside while the handle is closed, a list that grows from call to call,
+ * an operation that cannot be cancelled.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <windows.h>
+#include <sddl.h>
+#include <virtdisk.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+enum function {
+    OPEN,
+    ATTACH,
+    DETACH,
+    PHYSICAL_PATH,
+    ALL_PATHS,
+    INFORMATION,
+    PROGRESS,
+    CLOSE,
+    CANCEL,
+    CREATE_EVENT,
+    WAIT,
+    CONVERT,
+    FUNCTIONS,
+};
+
+enum {
+    NO_FUNCTION = -1,
+    CANCELLED = (int)0xC0000120, /* STATUS_CANCELLED */
+    PATH_UNITS = 64,
+    DESCRIPTOR_BYTES = 128,
+};
+
+/* What the last calls were given; mirrored in test_binding_double.py. */
+struct recorded {
+    uint32_t device_id;
+    uint8_t vendor_id[16];
+    uint32_t access_mask;
+    uint32_t open_flags;
+    uint32_t has_open_parameters;
+    uint8_t open_parameters[44];
+    uint16_t path[PATH_UNITS];
+    uint32_t attach_flags;
+    uint32_t provider_specific_flags;
+    uint32_t has_attach_parameters;
+    uint8_t attach_parameters[24];
+    uint32_t has_descriptor;
+    uint8_t descriptor[DESCRIPTOR_BYTES];
+    uint32_t detach_flags;
+    uint32_t detach_provider_flags;
+    uint32_t descriptors_freed;
+    uint32_t largest_query;
+};
+
+EXPORT struct recorded double_recorded;
+
+/* What a HANDLE points to. */
+struct object {
+    bool is_event;
+    bool set;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+/* All below is guarded by lock. */
+static uint32_t answers[FUNCTIONS];
+static uint32_t calls[FUNCTIONS];
+static int held = NO_FUNCTION; /* calls of this function do not return */
+static uint32_t inside;        /* how many are held now */
+static uint8_t *output;
+static uint32_t output_size;
+static uint32_t output_growth; /* added at every refusal of a buffer */
+static bool cancellable = true;
+static OVERLAPPED *pending;
+static uint32_t disks_open;
+static uint32_t events_open;
+static _Thread_local DWORD last_error;
+
+EXPORT void
+double_reset(void)
+{
+    pthread_mutex_lock(&lock);
+    memset(answers, 0, sizeof(answers));
+    memset(calls, 0, sizeof(calls));
+    memset(&double_recorded, 0, sizeof(double_recorded));
+    held = NO_FUNCTION;
+    free(output);
+    output = NULL;
+    output_size = 0;
+    output_growth = 0;
+    cancellable = true;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
+}
+
+EXPORT void
+double_answer(int function, uint32_t code)
+{
+    pthread_mutex_lock(&lock);
+    answers[function] = code;
+    pthread_mutex_unlock(&lock);
+}
+
+EXPORT uint32_t
+double_calls(int function)
+{
+    pthread_mutex_lock(&lock);
+    uint32_t count = calls[function];
+    pthread_mutex_unlock(&lock);
+    return count;
+}
+
+/* Calls of function (or of none) do not return from now on. */
+EXPORT void
+double_hold(int function)
+{
+    pthread_mutex_lock(&lock);
+    held = function;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
+}
+
+EXPORT uint32_t
+double_inside(void)
+{
+    pthread_mutex_lock(&lock);
+    uint32_t count = inside;
+    pthread_mutex_unlock(&lock);
+    return count;
+}
+
+EXPORT void
+double_output(const void *data, uint32_t size, uint32_t growth)
+{
+    pthread_mutex_lock(&lock);
+    free(output);
+    output = malloc(size > 0 ? size : 1);
+    if (output == NULL) {
+        abort();
+    }
+    memcpy(output, data, size);
+    output_size = size;
+    output_growth = growth;
+    pthread_mutex_unlock(&lock);
+}
+
+EXPORT void
+double_cancellable(int yes)
+{
+    pthread_mutex_lock(&lock);
+    cancellable = yes != 0;
+    pthread_mutex_unlock(&lock);
+}
+
+EXPORT uint32_t
+double_disks_open(void)
+{
+    pthread_mutex_lock(&lock);
+    uint32_t count = disks_open;
+    pthread_mutex_unlock(&lock);
+    return count;
+}
+
+EXPORT uint32_t
+double_events_open(void)
+{
+    pthread_mutex_lock(&lock);
+    uint32_t count = events_open;
+    pthread_mutex_unlock(&lock);
+    return count;
+}
+
+static void
+complete_locked(uint32_t status)
+{
+    OVERLAPPED *overlapped = pending;
+    if (overlapped != NULL) {
+        pending = NULL;
+        overlapped->Internal = status;
+        ((struct object *)overlapped->hEvent)->set = true;
+        pthread_cond_broadcast(&changed);
+    }
+}
+
+EXPORT void
+double_complete(uint32_t status)
+{
+    pthread_mutex_lock(&lock);
+    complete_locked(status);
+    pthread_mutex_unlock(&lock);
+}
+
+/* Signals an event that nothing has completed. */
+EXPORT void
+double_signal(HANDLE event)
+{
+    SetEvent(event);
+}
+
+/* Takes one disk and one event that were leaked out of the counts. */
+EXPORT void
+double_forget(void)
+{
+    pthread_mutex_lock(&lock);
+    disks_open--;
+    events_open--;
+    pthread_mutex_unlock(&lock);
+}
+
+static void
+print_report(void)
+{
+    printf("{\"cancel\": %u, \"close\": %u, \"wait\": %u}\n", calls[CANCEL],
+           calls[CLOSE], calls[WAIT]);
+    fflush(stdout);
+}
+
+/* Prints what was called when the process ends, after the interpreter. */
+EXPORT void
+double_report(void)
+{
+    atexit(print_report);
+}
+
+/* Every call comes through here: counted, held, answered. */
+static DWORD
+enter_locked(enum function function)
+{
+    calls[function]++;
+    inside++;
+    while (held == (int)function) {
+        pthread_cond_wait(&changed, &lock);
+    }
+    inside--;
+    return answers[function];
+}
+
+static DWORD
+enter(enum function function)
+{
+    pthread_mutex_lock(&lock);
+    DWORD code = enter_locked(function);
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+static BOOL
+as_bool(DWORD code)
+{
+    last_error = code;
+    return code == ERROR_SUCCESS;
+}
+
+static HANDLE
+new_object_locked(bool is_event)
+{
+    struct object *object = calloc(1, sizeof(*object));
+    if (object == NULL) {
+        abort();
+    }
+    object->is_event = is_event;
+    *(is_event ? &events_open : &disks_open) += 1;
+    return object;
+}
+
+DWORD WINAPI
+OpenVirtualDisk(PVIRTUAL_STORAGE_TYPE type, PCWSTR path,
+                VIRTUAL_DISK_ACCESS_MASK mask, OPEN_VIRTUAL_DISK_FLAG flags,
+                POPEN_VIRTUAL_DISK_PARAMETERS parameters, PHANDLE handle)
+{
+    pthread_mutex_lock(&lock);
+    struct recorded *out = &double_recorded;
+    out->device_id = type->DeviceId;
+    memcpy(out->vendor_id, &type->VendorId, sizeof(out->vendor_id));
+    out->access_mask = (uint32_t)mask;
+    out->open_flags = (uint32_t)flags;
+    out->has_open_parameters = parameters != NULL;
+    if (parameters != NULL) {
+        memcpy(out->open_parameters, parameters, sizeof(*parameters));
+    }
+    for (size_t i = 0; i < PATH_UNITS && (i == 0 || path[i - 1]); i++) {
+        out->path[i] = path[i];
+    }
+    DWORD code = enter_locked(OPEN);
+    if (code == ERROR_SUCCESS) {
+        *handle = new_object_locked(false);
+    }
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+/* The length of the self-relative descriptors of the tests: they end with
+ * their DACL. */
+static size_t
+descriptor_size(const uint8_t *descriptor)
+{
+    uint32_t dacl;
+    uint16_t size;
+    memcpy(&dacl, descriptor + 16, sizeof(dacl));
+    if (dacl == 0) {
+        return 20;
+    }
+    memcpy(&size, descriptor + dacl + 2, sizeof(size));
+    return dacl + size;
+}
+
+DWORD WINAPI
+AttachVirtualDisk(HANDLE handle, PSECURITY_DESCRIPTOR descriptor,
+                  ATTACH_VIRTUAL_DISK_FLAG flags, ULONG provider,
+                  PATTACH_VIRTUAL_DISK_PARAMETERS parameters,
+                  LPOVERLAPPED overlapped)
+{
+    (void)handle;
+    pthread_mutex_lock(&lock);
+    struct recorded *out = &double_recorded;
+    out->attach_flags = (uint32_t)flags;
+    out->provider_specific_flags = provider;
+    out->has_attach_parameters = parameters != NULL;
+    if (parameters != NULL) {
+        memcpy(out->attach_parameters, parameters, sizeof(*parameters));
+    }
+    out->has_descriptor = descriptor != NULL;
+    if (descriptor != NULL) {
+        memcpy(out->descriptor, descriptor, descriptor_size(descriptor));
+    }
+    DWORD code = enter_locked(ATTACH);
+    if (overlapped != NULL && code == ERROR_IO_PENDING) {
+        overlapped->Internal = STATUS_PENDING;
+        ((struct object *)overlapped->hEvent)->set = false;
+        pending = overlapped;
+    }
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+DWORD WINAPI
+DetachVirtualDisk(HANDLE handle, DETACH_VIRTUAL_DISK_FLAG flags,
+                  ULONG provider)
+{
+    (void)handle;
+    pthread_mutex_lock(&lock);
+    double_recorded.detach_flags = (uint32_t)flags;
+    double_recorded.detach_provider_flags = provider;
+    DWORD code = enter_locked(DETACH);
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+/* Gives out the output, or the size it has by now. */
+static DWORD
+query(enum function function, ULONG *size, void *buffer, size_t offset)
+{
+    pthread_mutex_lock(&lock);
+    DWORD code = enter_locked(function);
+    uint32_t needed = (uint32_t)(output_size + offset);
+    if (*size > double_recorded.largest_query) {
+        double_recorded.largest_query = *size;
+    }
+    if (code == ERROR_SUCCESS && *size < needed) {
+        code = ERROR_INSUFFICIENT_BUFFER;
+        output_size += output_growth;
+        output = realloc(output, output_size);
+        if (output == NULL) {
+            abort();
+        }
+        memset(output + needed - offset, 0, output_growth);
+    }
+    else if (code == ERROR_SUCCESS && needed > 0) {
+        memcpy((uint8_t *)buffer + offset, output, output_size);
+    }
+    *size = needed;
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+DWORD WINAPI
+GetVirtualDiskPhysicalPath(HANDLE handle, PULONG size, PWSTR path)
+{
+    (void)handle;
+    return query(PHYSICAL_PATH, size, path, 0);
+}
+
+DWORD WINAPI
+GetAllAttachedVirtualDiskPhysicalPaths(PULONG size, PWSTR paths)
+{
+    return query(ALL_PATHS, size, paths, 0);
+}
+
+/* The output is what follows the version: the union. */
+DWORD WINAPI
+GetVirtualDiskInformation(HANDLE handle, PULONG size,
+                          PGET_VIRTUAL_DISK_INFO info, PULONG used)
+{
+    (void)handle;
+    (void)used;
+    return query(INFORMATION, size, info, 8);
+}
+
+DWORD WINAPI
+GetVirtualDiskOperationProgress(HANDLE handle, LPOVERLAPPED overlapped,
+                                PVIRTUAL_DISK_PROGRESS progress)
+{
+    (void)handle;
+    DWORD code = enter(PROGRESS);
+    pthread_mutex_lock(&lock);
+    bool running = pending == overlapped;
+    pthread_mutex_unlock(&lock);
+    progress->OperationStatus = running ? ERROR_IO_PENDING : ERROR_SUCCESS;
+    progress->CurrentValue = running ? 3 : 7;
+    progress->CompletionValue = 0x100000007;
+    return code;
+}
+
+BOOL WINAPI
+CloseHandle(HANDLE handle)
+{
+    struct object *object = handle;
+    pthread_mutex_lock(&lock);
+    DWORD code = object->is_event ? ERROR_SUCCESS : enter_locked(CLOSE);
+    *(object->is_event ? &events_open : &disks_open) -= 1;
+    pthread_mutex_unlock(&lock);
+    free(object);
+    return as_bool(code);
+}
+
+DWORD WINAPI
+GetLastError(void)
+{
+    return last_error;
+}
+
+HANDLE WINAPI
+CreateEventW(LPSECURITY_ATTRIBUTES attributes, BOOL manual, BOOL initial,
+             LPCWSTR name)
+{
+    (void)attributes;
+    (void)manual;
+    (void)initial;
+    (void)name;
+    HANDLE event = NULL;
+    pthread_mutex_lock(&lock);
+    DWORD code = enter_locked(CREATE_EVENT);
+    if (as_bool(code)) {
+        event = new_object_locked(true);
+    }
+    pthread_mutex_unlock(&lock);
+    return event;
+}
+
+static BOOL
+change_event(HANDLE handle, bool set)
+{
+    pthread_mutex_lock(&lock);
+    ((struct object *)handle)->set = set;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
+    return TRUE;
+}
+
+BOOL WINAPI
+SetEvent(HANDLE handle)
+{
+    return change_event(handle, true);
+}
+
+BOOL WINAPI
+ResetEvent(HANDLE handle)
+{
+    return change_event(handle, false);
+}
+
+/* An infinite wait ends after a while all the same, so that a test fails
+ * rather than hangs. */
+DWORD WINAPI
+WaitForSingleObject(HANDLE handle, DWORD milliseconds)
+{
+    struct object *event = handle;
+    struct timespec until;
+    uint32_t length = milliseconds == INFINITE ? 30000 : milliseconds;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += (long)(length % 1000) * 1000000;
+    until.tv_sec += length / 1000 + until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&lock);
+    DWORD code = length > 0 ? enter_locked(WAIT) : ERROR_SUCCESS;
+    while (code == ERROR_SUCCESS && !event->set && length > 0 &&
+           pthread_cond_timedwait(&changed, &lock, &until) != ETIMEDOUT) {
+    }
+    bool set = event->set;
+    pthread_mutex_unlock(&lock);
+    if (code != ERROR_SUCCESS) {
+        last_error = code;
+        return WAIT_FAILED;
+    }
+    return set ? WAIT_OBJECT_0 : WAIT_TIMEOUT;
+}
+
+BOOL WINAPI
+CancelIoEx(HANDLE handle, LPOVERLAPPED overlapped)
+{
+    (void)handle;
+    pthread_mutex_lock(&lock);
+    DWORD code = enter_locked(CANCEL);
+    if (code == ERROR_SUCCESS && pending != overlapped) {
+        code = ERROR_NOT_FOUND;
+    }
+    else if (code == ERROR_SUCCESS && cancellable) {
+        complete_locked((uint32_t)CANCELLED);
+    }
+    pthread_mutex_unlock(&lock);
+    return as_bool(code);
+}
+
+/* Of the NTSTATUS values only those that the tests use. */
+BOOL WINAPI
+GetOverlappedResult(HANDLE handle, LPOVERLAPPED overlapped, LPDWORD count,
+                    BOOL wait)
+{
+    (void)handle;
+    (void)wait;
+    *count = 0;
+    pthread_mutex_lock(&lock);
+    uint32_t status = (uint32_t)overlapped->Internal;
+    pthread_mutex_unlock(&lock);
+    if (status == STATUS_PENDING) {
+        return as_bool(ERROR_IO_INCOMPLETE);
+    }
+    if (status == (uint32_t)CANCELLED) {
+        return as_bool(ERROR_OPERATION_ABORTED);
+    }
+    return as_bool(status);
+}
+
+/* "D:" is a descriptor without anything; other text is refused. */
+BOOL WINAPI
+ConvertStringSecurityDescriptorToSecurityDescriptorW(
+    LPCWSTR text, DWORD revision, PSECURITY_DESCRIPTOR *descriptor,
+    PULONG size)
+{
+    DWORD code = enter(CONVERT);
+    if (code == ERROR_SUCCESS &&
+        (revision != SDDL_REVISION_1 || text[0] != 'D' || text[1] != ':')) {
+        code = ERROR_INVALID_PARAMETER;
+    }
+    if (code == ERROR_SUCCESS) {
+        uint8_t *bytes = calloc(1, 20);
+        if (bytes == NULL) {
+            abort();
+        }
+        bytes[0] = 1;
+        bytes[3] = 0x80;
+        *descriptor = bytes;
+        *size = 20;
+    }
+    return as_bool(code);
+}
+
+HLOCAL WINAPI
+LocalFree(HLOCAL memory)
+{
+    pthread_mutex_lock(&lock);
+    double_recorded.descriptors_freed++;
+    pthread_mutex_unlock(&lock);
+    free(memory);
+    return NULL;
+}

@@ -1,0 +1,927 @@
+"""The binding over a double of the API: what a real engine cannot be made to do.
+
+src/_virtdisk*.c is compiled with tests/binding/double.c instead of the
+engine.  So every argument can be seen as the system sees it, and calls can be
+held, refused and completed at will.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import importlib.machinery
+import importlib.util
+import json
+import pathlib
+import signal
+import struct
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from support import LINUX, ROOT, missing, require_tool
+
+from virtdisk._errors import VirtualDiskError
+
+pytestmark = pytest.mark.skipif(not LINUX, reason="the double is for Linux")
+
+(
+    OPEN,
+    ATTACH,
+    DETACH,
+    PHYSICAL_PATH,
+    ALL_PATHS,
+    INFORMATION,
+    PROGRESS,
+    CLOSE,
+    CANCEL,
+    CREATE_EVENT,
+    WAIT,
+    CONVERT,
+) = range(12)
+NO_FUNCTION = -1
+SUCCESS, INSUFFICIENT_BUFFER, PENDING, NOT_FOUND = 0, 122, 997, 1168
+GUID_A = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff").bytes_le
+GUID_B = uuid.UUID("ec984aec-a0f9-47e9-901f-71415a66345b").bytes_le
+NO_GUID = bytes(16)
+
+
+class Recorded(ctypes.Structure):
+    """struct recorded of double.c."""
+
+    _fields_ = (
+        ("device_id", ctypes.c_uint32),
+        ("vendor_id", ctypes.c_uint8 * 16),
+        ("access_mask", ctypes.c_uint32),
+        ("open_flags", ctypes.c_uint32),
+        ("has_open_parameters", ctypes.c_uint32),
+        ("open_parameters", ctypes.c_uint8 * 44),
+        ("path", ctypes.c_uint16 * 64),
+        ("attach_flags", ctypes.c_uint32),
+        ("provider_specific_flags", ctypes.c_uint32),
+        ("has_attach_parameters", ctypes.c_uint32),
+        ("attach_parameters", ctypes.c_uint8 * 24),
+        ("has_descriptor", ctypes.c_uint32),
+        ("descriptor", ctypes.c_uint8 * 128),
+        ("detach_flags", ctypes.c_uint32),
+        ("detach_provider_flags", ctypes.c_uint32),
+        ("descriptors_freed", ctypes.c_uint32),
+        ("largest_query", ctypes.c_uint32),
+    )
+
+
+class Double:
+    """The module under test, and the strings its system is moved by."""
+
+    def __init__(self, api: ModuleType):
+        self.api: Any = api
+        self.library = ctypes.CDLL(api.__file__)
+        self.recorded = Recorded.in_dll(self.library, "double_recorded")
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        return getattr(self.library, f"double_{name}")  # type: ignore[no-any-return]
+
+    def answer(self, function: int, code: int) -> None:
+        self.library.double_answer(function, ctypes.c_uint32(code))
+
+    def complete(self, status: int) -> None:
+        self.library.double_complete(ctypes.c_uint32(status))
+
+    def output(self, data: bytes, growth: int = 0) -> None:
+        self.library.double_output(data, len(data), growth)
+
+    @contextlib.contextmanager
+    def inside_of(
+        self, function: int, call: Callable[[], object]
+    ) -> Iterator[list[BaseException]]:
+        """Another thread's call does not return from the function meanwhile.
+
+        What the call raised is in the list when the block is left.
+        """
+        self.hold(function)
+        with thread(call) as raised:
+            try:
+                until(self.inside)
+                yield raised
+            finally:
+                self.hold(NO_FUNCTION)
+
+
+def build(directory: pathlib.Path) -> pathlib.Path:
+    """Compiles the binding with the double."""
+    compiler = require_tool("gcc", package="gcc")
+    include = pathlib.Path(sysconfig.get_path("include"))
+    if not (include / "Python.h").exists():
+        missing("no Python.h (Debian package python3-dev)")
+    module = directory / "_virtdisk.so"
+    stable = not sysconfig.get_config_var("Py_GIL_DISABLED")
+    subprocess.run(
+        [
+            compiler,
+            *("-std=c11", "-O1", "-g", "-fPIC", "-shared", "-pthread"),
+            *("-fvisibility=hidden", "-D_GNU_SOURCE"),
+            *(["-DPy_LIMITED_API=0x030B0000"] if stable else []),
+            *("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"),
+            *("-isystem", include, "-I", ROOT / "src/engine/include"),
+            *sorted((ROOT / "src").glob("_virtdisk*.c")),
+            ROOT / "tests/binding/double.c",
+            *("-o", module),
+        ],
+        check=True,
+    )
+    return module
+
+
+def load(path: pathlib.Path) -> ModuleType:
+    """Imports the module beside the installed one."""
+    loader = importlib.machinery.ExtensionFileLoader("double._virtdisk", str(path))
+    spec = importlib.util.spec_from_loader("double._virtdisk", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Double:
+    return Double(load(build(tmp_path_factory.mktemp("double"))))
+
+
+@pytest.fixture
+def double(built: Double) -> Iterator[Double]:
+    """A fresh double; fails the test that leaves a handle or event open."""
+    gc.collect()
+    built.reset()
+    disks, events = built.disks_open(), built.events_open()
+    yield built
+    built.hold(NO_FUNCTION)
+    built.complete(SUCCESS)
+    gc.collect()
+    assert built.disks_open() == disks
+    assert built.events_open() == events
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Waits for what another thread is about to do."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def thread(call: Callable[[], object]) -> Iterator[list[BaseException]]:
+    """Runs a call in another thread; what it raised is in the list."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:
+            raised.append(error)
+
+    other = threading.Thread(target=run)
+    other.start()
+    try:
+        yield raised
+    finally:
+        other.join(30)
+        assert not other.is_alive()
+
+
+def utf16(*strings: str) -> bytes:
+    return b"".join(s.encode("utf-16-le", "surrogatepass") + b"\0\0" for s in strings)
+
+
+# What arrives at the system.
+
+OPEN_VERSIONS = [
+    ({"version": None}, None),
+    ({}, struct.pack("<II36x", 1, 1)),
+    ({"version": 1, "rw_depth": 7}, struct.pack("<II36x", 1, 7)),
+    ({"version": 1, "get_info_only": True, "read_only": True,
+      "resiliency_guid": GUID_A, "snapshot_id": GUID_B, "rw_depth": 0},
+     struct.pack("<II36x", 1, 0)),
+    ({"version": 2}, struct.pack("<I40x", 2)),
+    ({"version": 2, "get_info_only": True}, struct.pack("<Iii32x", 2, 1, 0)),
+    ({"version": 2, "read_only": True}, struct.pack("<Iii32x", 2, 0, 1)),
+    ({"version": 2, "rw_depth": 9, "resiliency_guid": GUID_A, "snapshot_id": GUID_B},
+     struct.pack("<Iii16s16x", 2, 0, 0, GUID_A)),
+    ({"version": 3, "get_info_only": True, "read_only": True,
+      "resiliency_guid": GUID_A, "snapshot_id": GUID_B},
+     struct.pack("<Iii16s16s", 3, 1, 1, GUID_A, GUID_B)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "expected"), OPEN_VERSIONS)
+def test_open_parameters(
+    double: Double, arguments: dict[str, object], expected: bytes | None
+) -> None:
+    double.api.OpenVirtualDisk("x", **arguments)
+    assert bool(double.recorded.has_open_parameters) == (expected is not None)
+    assert bytes(double.recorded.open_parameters) == (expected or bytes(44))
+
+
+def test_open_scalars(double: Double) -> None:
+    double.api.OpenVirtualDisk(
+        "x",
+        device_id=0xFFFFFFFF,
+        vendor_id=bytearray(GUID_B),
+        access_mask=0x003F0000,
+        flags=0xFFFFFFFF,
+    )
+    assert double.recorded.device_id == 0xFFFFFFFF
+    assert bytes(double.recorded.vendor_id) == GUID_B
+    assert double.recorded.access_mask == 0x003F0000
+    assert double.recorded.open_flags == 0xFFFFFFFF
+
+
+def test_open_defaults(double: Double) -> None:
+    double.api.OpenVirtualDisk("x")
+    assert double.recorded.device_id == 0
+    assert bytes(double.recorded.vendor_id) == NO_GUID
+    assert double.recorded.access_mask == 0
+    assert double.recorded.open_flags == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["", "a", "C:\\é\U0001f600.vhd", "byte \udc80\udcff", "\ufeffbom", "\ud800"]
+)
+def test_path_as_utf16(double: Double, path: str) -> None:
+    handle = double.api.OpenVirtualDisk(path)
+    expected = utf16(path)
+    assert bytes(double.recorded.path)[: len(expected)] == expected
+    assert handle.path == path
+
+
+ATTACH_VERSIONS = [
+    ({"version": None}, None),
+    ({}, struct.pack("<I20x", 1)),
+    ({"version": 1, "restricted_offset": 1, "restricted_length": 2},
+     struct.pack("<I20x", 1)),
+    ({"version": 2}, struct.pack("<I20x", 2)),
+    ({"version": 2, "restricted_offset": 2**64 - 512, "restricted_length": 2**63},
+     struct.pack("<I4xQQ", 2, 2**64 - 512, 2**63)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "expected"), ATTACH_VERSIONS)
+def test_attach_parameters(
+    double: Double, arguments: dict[str, object], expected: bytes | None
+) -> None:
+    double.api.AttachVirtualDisk(double.api.OpenVirtualDisk("x"), **arguments)
+    assert bool(double.recorded.has_attach_parameters) == (expected is not None)
+    assert bytes(double.recorded.attach_parameters) == (expected or bytes(24))
+
+
+def test_attach_and_detach_scalars(double: Double) -> None:
+    handle = double.api.OpenVirtualDisk("x")
+    double.api.AttachVirtualDisk(
+        handle, flags=0x80000001, provider_specific_flags=0xFFFFFFFE
+    )
+    assert double.recorded.attach_flags == 0x80000001
+    assert double.recorded.provider_specific_flags == 0xFFFFFFFE
+    assert double.recorded.has_descriptor == 0
+    double.api.DetachVirtualDisk(handle, flags=5, provider_specific_flags=6)
+    assert double.recorded.detach_flags == 5
+    assert double.recorded.detach_provider_flags == 6
+
+
+def test_integers_by_index(double: Double) -> None:
+    class Number:
+        def __index__(self) -> int:
+            return 2
+
+    double.api.OpenVirtualDisk("x", flags=Number(), version=Number())
+    assert double.recorded.open_flags == 2
+    assert double.recorded.open_parameters[0] == 2
+
+
+def test_sddl_is_converted_and_freed(double: Double) -> None:
+    handle = double.api.OpenVirtualDisk("x")
+    double.api.AttachVirtualDisk(handle, security_descriptor="D:")
+    assert bytes(double.recorded.descriptor)[:20] == b"\1\0\0\x80".ljust(20, b"\0")
+    assert double.recorded.descriptors_freed == 1
+
+
+def test_bad_sddl(double: Double) -> None:
+    handle = double.api.OpenVirtualDisk("x")
+    with pytest.raises(VirtualDiskError) as caught:
+        double.api.AttachVirtualDisk(handle, security_descriptor="nonsense")
+    assert caught.value.winerror == 87
+    assert caught.value.function.startswith("ConvertStringSecurityDescriptor")
+    assert caught.value.filename == "x"
+    assert double.calls(ATTACH) == 0
+
+
+def test_descriptor_bytes_arrive(double: Double) -> None:
+    sid = struct.pack("<BB6sI", 1, 1, b"\0\0\0\0\0\1", 0)
+    ace = struct.pack("<BBHI", 0, 0, 8 + len(sid), 0x10000000) + sid
+    acl = struct.pack("<BBHHH", 2, 0, 8 + len(ace), 1, 0) + ace
+    descriptor = struct.pack("<BBHIIII", 1, 0, 0x8004, 0, 0, 0, 20) + acl
+    handle = double.api.OpenVirtualDisk("x")
+    double.api.AttachVirtualDisk(handle, security_descriptor=descriptor)
+    assert bytes(double.recorded.descriptor)[: len(descriptor)] == descriptor
+
+
+# What comes back.
+
+
+@pytest.mark.parametrize("code", [2, 32, 122, 1314, 0xC03A0014, 0xFFFFFFFF])
+@pytest.mark.parametrize(
+    ("function", "name", "call"),
+    [
+        (ATTACH, "AttachVirtualDisk", lambda d, h: d.AttachVirtualDisk(h)),
+        (DETACH, "DetachVirtualDisk", lambda d, h: d.DetachVirtualDisk(h)),
+        (PHYSICAL_PATH, "GetVirtualDiskPhysicalPath",
+         lambda d, h: d.GetVirtualDiskPhysicalPath(h)),
+        (INFORMATION, "GetVirtualDiskInformation",
+         lambda d, h: d.GetVirtualDiskInformation(h, 1)),
+        (CLOSE, "CloseHandle", lambda d, h: h.close()),
+    ],
+)  # fmt: skip
+def test_codes_become_errors(
+    double: Double,
+    function: int,
+    name: str,
+    call: Callable[[Any, Any], object],
+    code: int,
+) -> None:
+    handle = double.api.OpenVirtualDisk("the image")
+    double.answer(function, code)
+    with pytest.raises(VirtualDiskError) as caught:
+        call(double.api, handle)
+    assert caught.value.winerror == code
+    assert caught.value.function == name
+    assert caught.value.filename == "the image"
+
+
+def test_open_and_list_errors(double: Double) -> None:
+    double.answer(OPEN, 1392)
+    with pytest.raises(VirtualDiskError) as caught:
+        double.api.OpenVirtualDisk("the image")
+    assert (caught.value.winerror, caught.value.filename) == (1392, "the image")
+    double.answer(ALL_PATHS, 5)
+    with pytest.raises(VirtualDiskError) as caught:
+        double.api.GetAllAttachedVirtualDiskPhysicalPaths()
+    assert (caught.value.winerror, caught.value.filename) == (5, None)
+    double.answer(CREATE_EVENT, 1450)
+    with pytest.raises(VirtualDiskError) as caught:
+        double.api.Overlapped()
+    assert (caught.value.winerror, caught.value.function) == (1450, "CreateEventW")
+
+
+@pytest.mark.parametrize(
+    "text", ["/dev/loop0", "\\\\.\\PhysicalDrive1", "é\U0001f600\udc80", "", "x" * 5000]
+)
+def test_physical_path(double: Double, text: str) -> None:
+    double.output(utf16(text))
+    handle = double.api.OpenVirtualDisk("x")
+    assert double.api.GetVirtualDiskPhysicalPath(handle) == text
+
+
+def test_physical_path_ends_at_its_nul(double: Double) -> None:
+    double.output(utf16("/dev/loop0", "left over"))
+    handle = double.api.OpenVirtualDisk("x")
+    assert double.api.GetVirtualDiskPhysicalPath(handle) == "/dev/loop0"
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [[], ["a"], ["a", "b\udc80", "\ufeffc"], [f"/images/{n}.vhd" for n in range(999)]],
+)
+def test_list_of_paths(double: Double, paths: list[str]) -> None:
+    double.output(utf16(*paths) + b"\0\0")
+    assert double.api.GetAllAttachedVirtualDiskPhysicalPaths() == paths
+
+
+def test_list_without_its_end(double: Double) -> None:
+    """A system that forgets the last NUL makes nothing worse."""
+    double.output(utf16("a", "b")[:-2])
+    assert double.api.GetAllAttachedVirtualDiskPhysicalPaths() == ["a", "b"]
+
+
+def test_list_that_fills_its_buffer(double: Double) -> None:
+    double.output("x".encode("utf-16-le") * 64)
+    assert double.api.GetAllAttachedVirtualDiskPhysicalPaths() == ["x" * 64]
+
+
+def test_list_grows_from_call_to_call(double: Double) -> None:
+    double.output(utf16("a" * 100, "b") + b"\0\0", growth=700)
+    assert double.api.GetAllAttachedVirtualDiskPhysicalPaths() == ["a" * 100, "b"]
+    assert double.calls(ALL_PATHS) >= 3
+
+
+def test_list_that_grows_for_ever(double: Double) -> None:
+    double.answer(ALL_PATHS, INSUFFICIENT_BUFFER)
+    with pytest.raises(VirtualDiskError) as caught:
+        double.api.GetAllAttachedVirtualDiskPhysicalPaths()
+    assert caught.value.winerror == INSUFFICIENT_BUFFER
+    assert double.calls(ALL_PATHS) < 30
+    assert 1 << 20 <= double.recorded.largest_query <= 64 << 20
+
+
+INFORMATION_CLASSES: list[tuple[int, bytes, object]] = [
+    (1, struct.pack("<QQII", 2**63 + 1, 3, 2**31, 512), (2**63 + 1, 3, 2**31, 512)),
+    (2, GUID_A, GUID_A),
+    (3, struct.pack("<i", 1) + utf16("C:\\p", "rubbish"), (True, ["C:\\p"])),
+    (
+        3,
+        struct.pack("<i", 0) + utf16("..\\p", "D:\\p", ""),
+        (False, ["..\\p", "D:\\p"]),
+    ),
+    (3, struct.pack("<i", 0) + utf16(""), (False, [])),
+    (3, struct.pack("<i", 1) + utf16("q" * 9999), (True, ["q" * 9999])),
+    (4, GUID_B, GUID_B),
+    (5, struct.pack("<I", 2**32 - 1), 2**32 - 1),
+    (6, struct.pack("<I", 3) + GUID_B, (3, GUID_B)),
+    (7, struct.pack("<I", 4), 4),
+    (8, struct.pack("<i", 1), True),
+    (8, struct.pack("<i", 0), False),
+    (9, struct.pack("<IIi", 512, 4096, 1), (512, 4096, True)),
+    (10, struct.pack("<I", 4096), 4096),
+    (11, struct.pack("<Q", 2**64 - 1), 2**64 - 1),
+    (12, struct.pack("<I", 100), 100),
+    (13, struct.pack("<i", 2), True),
+    (14, GUID_A, GUID_A),
+    (15, struct.pack("<ii", 1, 0) + utf16("id-\udc80"), (True, False, "id-\udc80")),
+    (15, struct.pack("<ii", 0, 1) + utf16("i" * 300), (False, True, "i" * 300)),
+]
+
+
+@pytest.mark.parametrize(("version", "union", "expected"), INFORMATION_CLASSES)
+def test_information(
+    double: Double, version: int, union: bytes, expected: object
+) -> None:
+    double.output(union)
+    handle = double.api.OpenVirtualDisk("x")
+    value = double.api.GetVirtualDiskInformation(handle, version)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize("version", [0, 16, 2**32 - 1])
+def test_information_that_only_the_system_knows(double: Double, version: int) -> None:
+    handle = double.api.OpenVirtualDisk("x")
+    with pytest.raises(ValueError, match=str(version)):
+        double.api.GetVirtualDiskInformation(handle, version)
+    assert double.calls(INFORMATION) == 1
+
+
+# Closing while a call is running.
+
+BLOCKING: list[tuple[int, Callable[[Any, Any], object]]] = [
+    (ATTACH, lambda api, h: api.AttachVirtualDisk(h)),
+    (DETACH, lambda api, h: api.DetachVirtualDisk(h)),
+    (PHYSICAL_PATH, lambda api, h: api.GetVirtualDiskPhysicalPath(h)),
+    (INFORMATION, lambda api, h: api.GetVirtualDiskInformation(h, 13)),
+]
+
+
+@pytest.mark.parametrize(("function", "call"), BLOCKING)
+def test_close_while_another_thread_is_inside(
+    double: Double, function: int, call: Callable[[Any, Any], object]
+) -> None:
+    double.output(bytes(8))
+    handle = double.api.OpenVirtualDisk("x")
+    before = double.disks_open()
+    with double.inside_of(function, lambda: call(double.api, handle)) as raised:
+        handle.close()
+        assert handle.closed
+        assert double.disks_open() == before
+        with pytest.raises(ValueError, match="closed"):
+            call(double.api, handle)
+        handle.close()
+    assert raised == []
+    assert double.disks_open() == before - 1
+    assert double.calls(CLOSE) == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "call"),
+    [
+        *BLOCKING,
+        (OPEN, lambda api, h: api.OpenVirtualDisk("y")),
+        (ALL_PATHS, lambda api, h: api.GetAllAttachedVirtualDiskPhysicalPaths()),
+        (CONVERT, lambda api, h: api.AttachVirtualDisk(h, security_descriptor="D:")),
+        (CLOSE, lambda api, h: h.close()),
+    ],
+)
+def test_gil_is_released(
+    double: Double, function: int, call: Callable[[Any, Any], object]
+) -> None:
+    """This thread goes on while the other is held inside the call."""
+    double.output(bytes(8))
+    handle = double.api.OpenVirtualDisk("x")
+    with double.inside_of(function, lambda: call(double.api, handle)) as raised:
+        assert raised == []
+    assert raised == []
+
+
+def test_drop_releases_the_gil(double: Double) -> None:
+    handles = [double.api.OpenVirtualDisk("x")]
+    with double.inside_of(CLOSE, handles.clear) as raised:
+        assert raised == []
+    assert raised == []
+
+
+def test_drop_while_an_exception_is_raised(double: Double) -> None:
+    def leave() -> None:
+        handle = double.api.OpenVirtualDisk("x")
+        double.answer(CLOSE, 6)
+        raise KeyError(handle.path)
+
+    with pytest.raises(KeyError, match="x"):
+        leave()
+    gc.collect()
+    assert double.calls(CLOSE) == 1
+
+
+def test_threads_share_a_handle(double: Double) -> None:
+    double.output(utf16("/dev/loop0"))
+    handle = double.api.OpenVirtualDisk("x")
+    results: list[object] = []
+
+    def work() -> None:
+        with contextlib.suppress(ValueError):
+            while True:
+                results.append(double.api.GetVirtualDiskPhysicalPath(handle))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for other in threads:
+        other.start()
+    until(lambda: len(results) > 100)
+    handle.close()
+    for other in threads:
+        other.join(30)
+    assert set(results) == {"/dev/loop0"}
+    assert double.calls(CLOSE) == 1
+
+
+# OVERLAPPED.
+
+
+def start(double: Double, **arguments: object) -> tuple[Any, Any]:
+    """An attach that is pending."""
+    handle = double.api.OpenVirtualDisk("the image")
+    overlapped = double.api.Overlapped()
+    double.answer(ATTACH, PENDING)
+    double.api.AttachVirtualDisk(handle, overlapped=overlapped, **arguments)
+    double.answer(ATTACH, SUCCESS)
+    return handle, overlapped
+
+
+def test_operation_succeeds(double: Double) -> None:
+    _, overlapped = start(double)
+    assert overlapped.pending
+    assert overlapped.wait(0) is False
+    assert overlapped.wait(0.02) is False
+    assert overlapped.progress() == (PENDING, 3, 0x100000007)
+    double.complete(SUCCESS)
+    assert overlapped.wait(0) is True
+    assert overlapped.wait() is True
+    assert not overlapped.pending
+    assert overlapped.result() is None
+    assert overlapped.result() is None
+    assert overlapped.progress() == (SUCCESS, 3, 0x100000007)
+
+
+def test_operation_fails(double: Double) -> None:
+    _, overlapped = start(double)
+    double.complete(112)
+    for _ in range(2):
+        with pytest.raises(VirtualDiskError) as caught:
+            overlapped.result()
+        assert caught.value.winerror == 112
+        assert caught.value.function == "AttachVirtualDisk"
+        assert caught.value.filename == "the image"
+    assert overlapped.progress() == (112, 0, 0)
+
+
+def test_operation_refused_at_once(double: Double) -> None:
+    handle = double.api.OpenVirtualDisk("x")
+    overlapped = double.api.Overlapped()
+    double.answer(ATTACH, 87)
+    with pytest.raises(VirtualDiskError) as caught:
+        double.api.AttachVirtualDisk(handle, overlapped=overlapped)
+    assert caught.value.winerror == 87
+    assert not overlapped.pending
+    with pytest.raises(ValueError, match="started"):
+        overlapped.result()
+
+
+def test_operation_done_at_once(double: Double) -> None:
+    handle = double.api.OpenVirtualDisk("x")
+    overlapped = double.api.Overlapped()
+    double.api.AttachVirtualDisk(handle, overlapped=overlapped)
+    assert not overlapped.pending
+    assert overlapped.wait(0) is True
+    assert overlapped.result() is None
+    assert overlapped.progress() == (SUCCESS, 0, 0)
+    handle.close()
+    assert double.calls(CLOSE) == 1
+
+
+def test_pending_without_overlapped_is_an_error(double: Double) -> None:
+    handle = double.api.OpenVirtualDisk("x")
+    double.answer(ATTACH, PENDING)
+    with pytest.raises(VirtualDiskError) as caught:
+        double.api.AttachVirtualDisk(handle)
+    assert caught.value.winerror == PENDING
+
+
+def test_result_while_pending(double: Double) -> None:
+    _, overlapped = start(double)
+    with pytest.raises(VirtualDiskError) as caught:
+        overlapped.result()
+    assert caught.value.winerror == 996
+    assert isinstance(caught.value, BlockingIOError)
+    assert overlapped.pending
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda overlapped: overlapped.wait(),
+        lambda overlapped: overlapped.wait(0),
+        lambda overlapped: overlapped.result(),
+        lambda overlapped: overlapped.progress(),
+        lambda overlapped: overlapped.cancel(),
+    ],
+    ids=["wait", "wait 0", "result", "progress", "cancel"],
+)
+def test_never_started(double: Double, call: Callable[[Any], object]) -> None:
+    overlapped = double.api.Overlapped()
+    assert not overlapped.pending
+    with pytest.raises(ValueError, match="no operation was started"):
+        call(overlapped)
+
+
+def test_cancel(double: Double) -> None:
+    _, overlapped = start(double)
+    overlapped.cancel()
+    assert overlapped.wait(30)
+    with pytest.raises(VirtualDiskError) as caught:
+        overlapped.result()
+    assert caught.value.winerror == 995
+    overlapped.cancel()
+    assert double.calls(CANCEL) == 1
+
+
+def test_cancel_too_late(double: Double) -> None:
+    """Complete, but this side has not noticed: the system says 1168."""
+    _, overlapped = start(double)
+    double.complete(SUCCESS)
+    overlapped.cancel()
+    assert double.calls(CANCEL) == 1
+    assert overlapped.result() is None
+
+
+def test_cancel_refused(double: Double) -> None:
+    _, overlapped = start(double)
+    double.answer(CANCEL, 50)
+    with pytest.raises(VirtualDiskError) as caught:
+        overlapped.cancel()
+    assert (caught.value.winerror, caught.value.function) == (50, "CancelIoEx")
+    assert overlapped.pending
+    double.answer(CANCEL, SUCCESS)
+
+
+def test_progress_refused(double: Double) -> None:
+    _, overlapped = start(double)
+    double.answer(PROGRESS, 6)
+    with pytest.raises(VirtualDiskError) as caught:
+        overlapped.progress()
+    assert caught.value.winerror == 6
+    assert caught.value.function == "GetVirtualDiskOperationProgress"
+
+
+def test_wait_refused(double: Double) -> None:
+    _, overlapped = start(double)
+    double.answer(WAIT, 6)
+    with pytest.raises(VirtualDiskError) as caught:
+        overlapped.wait()
+    assert (caught.value.winerror, caught.value.function) == (6, "WaitForSingleObject")
+    double.answer(WAIT, SUCCESS)
+
+
+def test_reuse(double: Double) -> None:
+    handle, overlapped = start(double)
+    event = overlapped.event
+    with pytest.raises(ValueError, match="in use"):
+        double.api.AttachVirtualDisk(handle, overlapped=overlapped)
+    assert double.calls(ATTACH) == 1
+    double.complete(87)
+    double.answer(ATTACH, PENDING)
+    double.api.AttachVirtualDisk(handle, overlapped=overlapped)
+    assert overlapped.pending
+    assert overlapped.event == event
+    assert overlapped.wait(0) is False
+    double.complete(SUCCESS)
+    assert overlapped.result() is None
+
+
+def test_reuse_while_another_thread_asks(double: Double) -> None:
+    handle, overlapped = start(double)
+    with double.inside_of(PROGRESS, overlapped.progress) as raised:
+        double.complete(SUCCESS)
+        assert not overlapped.pending
+        with pytest.raises(ValueError, match="in use"):
+            double.api.AttachVirtualDisk(handle, overlapped=overlapped)
+        handle.close()
+        assert double.calls(CLOSE) == 0
+    assert raised == []
+    assert double.calls(CLOSE) == 1
+
+
+def test_waiting_thread_sees_its_own_operation(double: Double) -> None:
+    handle, overlapped = start(double)
+    with thread(overlapped.wait) as raised:
+        until(lambda: double.calls(WAIT))
+        double.complete(SUCCESS)
+        double.answer(ATTACH, PENDING)
+        double.api.AttachVirtualDisk(handle, overlapped=overlapped)
+    assert raised == []
+    assert overlapped.pending
+
+
+def test_two_threads_start(double: Double) -> None:
+    """One Overlapped carries one call, whoever is first."""
+    handle = double.api.OpenVirtualDisk("x")
+    overlapped = double.api.Overlapped()
+
+    def attach() -> None:
+        double.api.AttachVirtualDisk(handle, overlapped=overlapped)
+
+    double.answer(ATTACH, PENDING)
+    with double.inside_of(ATTACH, attach) as raised:
+        assert overlapped.pending
+        assert overlapped.wait(0.02) is False
+        assert overlapped.progress() == (PENDING, 0, 0)
+        with pytest.raises(ValueError, match="being started"):
+            overlapped.cancel()
+        with pytest.raises(ValueError, match="in use"):
+            attach()
+    assert raised == []
+    assert overlapped.pending
+    double.complete(SUCCESS)
+    assert overlapped.result() is None
+
+
+def test_handle_closed_while_pending(double: Double) -> None:
+    handle, overlapped = start(double)
+    handle.close()
+    assert double.calls(CLOSE) == 0
+    double.complete(SUCCESS)
+    assert overlapped.wait(30)
+    assert double.calls(CLOSE) == 1
+    assert overlapped.result() is None
+
+
+def test_handle_is_let_go_at_the_end(double: Double) -> None:
+    handle, overlapped = start(double)
+    del handle
+    gc.collect()
+    assert double.calls(CLOSE) == 0
+    double.complete(SUCCESS)
+    assert not overlapped.pending
+    assert double.calls(CLOSE) == 1
+
+
+def test_memory_is_kept_until_the_end(double: Double) -> None:
+    """The descriptor of a pending call is not the one that was freed."""
+    handle, overlapped = start(
+        double, security_descriptor="D:", version=2, restricted_offset=512
+    )
+    assert double.recorded.descriptors_freed == 1  # the converted one, copied
+    double.complete(SUCCESS)
+    assert overlapped.result() is None
+    assert bytes(double.recorded.descriptor)[:1] == b"\1"
+    handle.close()
+
+
+def test_drop_while_pending(double: Double) -> None:
+    handle, overlapped = start(double)
+    waits = double.calls(WAIT)
+    del overlapped
+    gc.collect()
+    assert double.calls(CANCEL) == 1
+    assert double.calls(WAIT) == waits + 1
+    handle.close()
+    assert double.calls(CLOSE) == 1
+
+
+def test_drop_waits_for_what_cannot_be_cancelled(double: Double) -> None:
+    handle, overlapped = start(double)
+    double.cancellable(0)
+    box = [overlapped]
+    del overlapped
+    with thread(box.clear) as raised:
+        until(lambda: double.calls(WAIT))
+        assert double.calls(CANCEL) == 1
+        double.complete(SUCCESS)
+    assert raised == []
+    handle.close()
+
+
+def test_drop_leaks_what_cannot_be_awaited(double: Double) -> None:
+    """Memory that the system may still write to is never freed."""
+    handle, overlapped = start(double)
+    double.cancellable(0)
+    double.answer(WAIT, 6)
+    events, disks = double.events_open(), double.disks_open()
+    del overlapped
+    gc.collect()
+    handle.close()
+    del handle
+    gc.collect()
+    assert double.events_open() == events
+    assert double.disks_open() == disks
+    double.complete(SUCCESS)  # writes there: a freed OVERLAPPED would be damaged
+    double.forget()  # leaked for good: not for the fixture to find
+
+
+def test_event_signalled_by_mistake(double: Double) -> None:
+    """The event alone does not make an operation complete."""
+    _, overlapped = start(double)
+    double.library.double_signal(ctypes.c_void_p(overlapped.event))
+    assert overlapped.pending
+    double.complete(SUCCESS)
+    assert not overlapped.pending
+
+
+@pytest.mark.parametrize("timeout", ["1", b"", object()])
+def test_timeout_of_the_wrong_type(double: Double, timeout: object) -> None:
+    _, overlapped = start(double)
+    with pytest.raises(TypeError):
+        overlapped.wait(timeout)
+
+
+def test_timeout_values(double: Double) -> None:
+    _, overlapped = start(double)
+    with pytest.raises(ValueError, match="timeout"):
+        overlapped.wait(float("nan"))
+    assert overlapped.wait(-1) is False
+    assert overlapped.wait(timeout=1e-9) is False
+    double.complete(SUCCESS)
+    assert overlapped.wait(float("inf")) is True
+
+
+def test_wait_is_interrupted_by_a_signal(double: Double) -> None:
+    _, overlapped = start(double)
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def send() -> None:
+        until(lambda: double.calls(WAIT))
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    try:
+        with thread(send), pytest.raises(Interrupted):
+            overlapped.wait()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert overlapped.pending
+
+
+EXIT = """
+import json, sys
+sys.path.insert(0, {tests!r}); sys.path.insert(0, {library!r})
+import ctypes, pathlib, test_binding_double as t
+d = t.Double(t.load(pathlib.Path({module!r})))
+handle, overlapped = t.start(d)
+d.report()
+"""
+
+
+def test_interpreter_exit_while_pending(built: Double) -> None:
+    """At the end of the interpreter the operation is cancelled and awaited."""
+    program = EXIT.format(
+        tests=str(ROOT / "tests"),
+        library=str(ROOT / "tests/lib"),
+        module=built.api.__file__,
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"cancel": 1, "close": 1, "wait": 1}
