@@ -88,6 +88,7 @@
 #define ENUM(type) _Static_assert(sizeof(type) == 4, #type)
 #define VALUE(name, value) _Static_assert((DWORD)(name) == (value##U), #name)
 #define MACRO(name, value) _Static_assert((name) == (value), #name)
+#define WIN32_MACRO(name, value) MACRO(name, value)
 #define ALIAS(name, of) _Static_assert((name) == (of), #name)
 
 /* An error code: below 0x80000000 signed or not, above it never negative
@@ -859,15 +860,15 @@ MEMBER(lpSecurityDescriptor, LPVOID, 8, 4, POINTER);
 MEMBER(bInheritHandle, BOOL, 16, 8, 4);
 #undef STRUCT
 
-MACRO(FALSE, 0);
-MACRO(TRUE, 1);
-MACRO(INFINITE, 0xFFFFFFFFU);
-MACRO(WAIT_OBJECT_0, 0);
-MACRO(WAIT_TIMEOUT, 258);
-MACRO(WAIT_FAILED, 0xFFFFFFFFU);
-MACRO(STATUS_PENDING, 0x103);
-MACRO(SDDL_REVISION_1, 1);
-MACRO(SDDL_REVISION, 1);
+WIN32_MACRO(FALSE, 0);
+WIN32_MACRO(TRUE, 1);
+WIN32_MACRO(INFINITE, 0xFFFFFFFFU);
+WIN32_MACRO(WAIT_OBJECT_0, 0);
+WIN32_MACRO(WAIT_TIMEOUT, 258);
+WIN32_MACRO(WAIT_FAILED, 0xFFFFFFFFU);
+WIN32_MACRO(STATUS_PENDING, 0x103);
+WIN32_MACRO(SDDL_REVISION_1, 1);
+WIN32_MACRO(SDDL_REVISION, 1);
 _Static_assert(IS_TYPE(INVALID_HANDLE_VALUE, HANDLE), "INVALID_HANDLE_VALUE");
 
 WIN32_FUNCTION(BOOL, CloseHandle, HANDLE);
