@@ -115,7 +115,7 @@ length_of(const struct text *text)
 
 /* Whether the text starts with a word; moves past it. */
 static bool
-accept(struct text *text, const char *word)
+consume(struct text *text, const char *word)
 {
     size_t length = strlen(word);
     if (length_of(text) < length || memcmp(text->at, word, length) != 0) {
@@ -128,11 +128,11 @@ accept(struct text *text, const char *word)
 /* A run of words of a table, their values or-ed; stops at the first text
  * that is none. */
 static uint32_t
-accept_words(struct text *text, const struct word *table)
+consume_words(struct text *text, const struct word *table)
 {
     uint32_t value = 0;
     for (size_t i = 0; table[i].text != NULL;) {
-        if (accept(text, table[i].text)) {
+        if (consume(text, table[i].text)) {
             value |= table[i].value;
             i = 0;
         }
@@ -149,7 +149,7 @@ is_word(const struct text *text, const struct word *table, uint32_t *value_out)
 {
     for (size_t i = 0; table[i].text != NULL; i++) {
         struct text rest = *text;
-        if (accept(&rest, table[i].text) && rest.at == rest.end) {
+        if (consume(&rest, table[i].text) && rest.at == rest.end) {
             *value_out = table[i].value;
             return true;
         }
@@ -183,7 +183,7 @@ parse_rights(struct text text, uint32_t *out)
     if (text.at < text.end && *text.at >= '0' && *text.at <= '9') {
         return parse_rights_number(&text, out);
     }
-    uint32_t mask = accept_words(&text, rights);
+    uint32_t mask = consume_words(&text, rights);
     if (text.at != text.end) {
         return syntax("unknown rights");
     }
@@ -209,7 +209,7 @@ parse_ace_type(const struct text *text, uint8_t *out)
 static vd_error
 parse_ace_flags(struct text text, uint8_t *out)
 {
-    uint8_t flags = (uint8_t)accept_words(&text, ace_flags);
+    uint8_t flags = (uint8_t)consume_words(&text, ace_flags);
     if (text.at != text.end) {
         return syntax("unknown flags of an entry");
     }
@@ -303,7 +303,7 @@ append_ace(struct acl *acl, const struct vd_ace *ace)
 static vd_error
 parse_aces(struct text *text, struct acl *acl)
 {
-    while (accept(text, "(")) {
+    while (consume(text, "(")) {
         struct vd_ace ace;
         vd_error error = parse_ace(text, &ace);
         if (!error) {
@@ -339,8 +339,8 @@ parse_acl(struct text *text, const struct word *flags, uint16_t present,
         return vd_refuse(ERROR_NOT_ENOUGH_MEMORY, "no memory for an ACL");
     }
     acl->size = VD_ACL_HEADER_SIZE;
-    acl->control = (uint16_t)(present | accept_words(text, flags));
-    if (accept(text, "NO_ACCESS_CONTROL")) {
+    acl->control = (uint16_t)(present | consume_words(text, flags));
+    if (consume(text, "NO_ACCESS_CONTROL")) {
         acl->null = true;
         return ERROR_SUCCESS;
     }
@@ -377,19 +377,19 @@ parse_principal(struct text *text, enum vd_account_kind kind, bool *given,
 static vd_error
 parse_part(struct text *text, struct descriptor *descriptor)
 {
-    if (accept(text, "O:")) {
+    if (consume(text, "O:")) {
         return parse_principal(text, VD_ACCOUNT_USER, &descriptor->has_owner,
                                &descriptor->owner);
     }
-    if (accept(text, "G:")) {
+    if (consume(text, "G:")) {
         return parse_principal(text, VD_ACCOUNT_GROUP, &descriptor->has_group,
                                &descriptor->group);
     }
-    if (accept(text, "D:")) {
+    if (consume(text, "D:")) {
         return parse_acl(text, dacl_flags, VD_SE_DACL_PRESENT,
                          &descriptor->dacl);
     }
-    if (accept(text, "S:")) {
+    if (consume(text, "S:")) {
         return parse_acl(text, sacl_flags, VD_SE_SACL_PRESENT,
                          &descriptor->sacl);
     }
