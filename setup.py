@@ -17,8 +17,10 @@ ENGINE = {
     "base": "crc32 error posix_file trace utf16",
     "format": "formats iso vhd vhd_footer",
     "disk": "disk host image_io image_lock partition_gpt partition_mbr partition_table",
-    "attach": "attach",
-    "api": "open",
+    "attach": "attach attached detach held loop node partitions record registry"
+    " surface_handle surface_loop surfaces text udev watch",
+    "api": "attach detach event handles info last_error open operation overlapped"
+    " paths sddl security security_access sid virtual_disk",
 }
 # Free-threaded builds have no stable ABI yet.
 STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
@@ -49,6 +51,7 @@ extension = Extension(
     depends=glob("src/**/*.h", recursive=True),
     include_dirs=["src/engine/include", "src/engine"] if LINUX else [],
     define_macros=macros,
+    undef_macros=["NDEBUG"],  # the engine's assertions stay in
     extra_compile_args=flags,
     extra_link_args=["-pthread"] if LINUX else [],
     libraries=[] if LINUX else ["virtdisk", "advapi32"],
