@@ -56,7 +56,10 @@ ZIG_TARGETS = [
     "x86-windows-msvc",
     "x86_64-windows-msvc",
 ]
-COMPILED = ["src/_virtdisk.c", "tests/abi/virtdisk_abi.c"]
+COMPILED = [
+    *(f"src/{source.name}" for source in wine_bench.sources()),
+    "tests/abi/virtdisk_abi.c",
+]
 
 
 @pytest.fixture(scope="module")
@@ -195,17 +198,23 @@ def test_compiles_without_a_warning(
     zig.compile(ROOT / source, target)
 
 
-@pytest.mark.parametrize("source", COMPILED)
-def test_a_compiler_that_sees_a_fault_fails_the_test(
-    zig: wine_bench.Zig, tmp_path: pathlib.Path, source: str
+FAULTS = {
+    "short cut(long wide); short cut(long wide) { return wide; }": (
+        "implicit conversion"
+    ),
+    '_Static_assert(sizeof(OPEN_VIRTUAL_DISK_PARAMETERS) == 40, "");': (
+        "static assertion failed"
+    ),
+    "int old_style();": "without a prototype",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("target", ZIG_TARGETS)
+def test_a_fault_would_be_seen(
+    zig: wine_bench.Zig, tmp_path: pathlib.Path, target: str, fault: str
 ) -> None:
-    # The checks above must be able to fail: a narrowing, then a wrong size.
-    text = (ROOT / source).read_text("utf-8")
     broken = tmp_path / "broken.c"
-    for fault in (
-        "char narrow(long long wide); char narrow(long long wide){ return wide; }",
-        '_Static_assert(sizeof(OPEN_VIRTUAL_DISK_PARAMETERS) == 40, "");',
-    ):
-        broken.write_text(f"{text}\n{fault}\n")
-        with pytest.raises(RuntimeError, match="error:"):
-            zig.compile(broken, "x86_64-windows-gnu")
+    broken.write_text(f"#include <windows.h>\n#include <virtdisk.h>\n{fault}\n")
+    with pytest.raises(RuntimeError, match=FAULTS[fault]):
+        zig.compile(broken, target)

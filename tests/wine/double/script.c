@@ -1,6 +1,6 @@
 /*
- * Reading the script (script.h), from %DOUBLE_SCRIPT% at the start or from
- * the export double_script().
+ * Reading the script (script.h), from %DOUBLE_SCRIPT% at the start and from
+ * the export double_answer().
  */
 #include "script.h"
 
@@ -22,15 +22,6 @@ allocate(size_t size)
         abort();
     }
     return memory;
-}
-
-static void
-clear(void)
-{
-    for (size_t i = 0; i < count; i++) {
-        free(answers[i].data);
-    }
-    count = 0;
 }
 
 static void
@@ -105,15 +96,15 @@ read_line(char *line)
     count++;
 }
 
-static void
-read_script(const char *text)
+/* Adds the answers of a script to those there are. */
+__declspec(dllexport) void WINAPI
+double_answer(const char *text)
 {
     size_t size = strlen(text) + 1;
     char *copy = memcpy(allocate(size), text, size);
     char *rest = NULL;
 
     AcquireSRWLockExclusive(&lock);
-    clear();
     for (char *line = strtok_s(copy, "\n", &rest); line != NULL;
          line = strtok_s(NULL, "\n", &rest)) {
         read_line(line);
@@ -122,10 +113,16 @@ read_script(const char *text)
     free(copy);
 }
 
+/* Drops all answers. */
 __declspec(dllexport) void WINAPI
-double_script(const char *text)
+double_forget(void)
 {
-    read_script(text);
+    AcquireSRWLockExclusive(&lock);
+    for (size_t i = 0; i < count; i++) {
+        free(answers[i].data);
+    }
+    count = 0;
+    ReleaseSRWLockExclusive(&lock);
 }
 
 /* The first unused answer of the function, else its last. */
@@ -175,7 +172,7 @@ DllMain(HINSTANCE instance, DWORD reason, void *reserved)
     (void)instance;
     (void)reserved;
     if (reason == DLL_PROCESS_ATTACH && text != NULL) {
-        read_script(text);
+        double_answer(text);
     }
     return TRUE;
 }

@@ -22,8 +22,9 @@ DLL.double_complete.restype = None
 DLL.double_decoy.restype = ctypes.c_void_p
 DLL.double_is_pending.argtypes = [ctypes.c_void_p]
 DLL.double_leave.restype = None
-DLL.double_script.argtypes = [ctypes.c_char_p]
-DLL.double_script.restype = None
+DLL.double_answer.argtypes = [ctypes.c_char_p]
+DLL.double_answer.restype = None
+DLL.double_forget.restype = None
 KERNEL32.GetHandleInformation.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
 
 Value = int | str | bool | bytes | None
@@ -41,8 +42,7 @@ class Recorder:
     def __init__(self) -> None:
         """Forgets all answers and calls."""
         self._lines: list[str] = []
-        DLL.double_script(b"")
-        LOG.write_bytes(b"")
+        self.forget()
 
     def answer(
         self, function: str, *, data: bytes | None = None, **numbers: int
@@ -51,12 +51,15 @@ class Recorder:
         pairs = [f"{key}={value}" for key, value in numbers.items()]
         if data is not None:
             pairs.append(f"data={data.hex()}")
-        self._lines.append(" ".join((function, *pairs)))
-        DLL.double_script("\n".join(self._lines).encode("ascii"))
+        line = " ".join((function, *pairs))
+        self._lines.append(line)
+        DLL.double_answer(line.encode("ascii"))
 
     def forget(self) -> None:
         """Drops the answers and the calls until now."""
-        self.__init__()  # type: ignore[misc]
+        self._lines.clear()
+        DLL.double_forget()
+        LOG.write_bytes(b"")
 
     @property
     def script(self) -> str:

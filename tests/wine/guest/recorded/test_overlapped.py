@@ -7,6 +7,7 @@ completion, cancellation and the event are the operating system's.
 from __future__ import annotations
 
 import _thread
+import asyncio
 import ctypes
 import gc
 import threading
@@ -247,3 +248,42 @@ def test_wait_can_be_interrupted(double: Recorder, disk: Handle) -> None:
     assert overlapped.pending
     double.complete(disk.value)
     assert overlapped.wait(LONG)
+
+
+def test_two_threads_wait(double: Recorder, disk: Handle) -> None:
+    overlapped = start(double, disk)
+    over: list[bool] = []
+    waiters = [
+        threading.Thread(target=lambda: over.append(overlapped.wait(LONG)))
+        for _ in range(2)
+    ]
+    for waiter in waiters:
+        waiter.start()
+    double.complete(disk.value)
+    for waiter in waiters:
+        waiter.join()
+    assert over == [True, True]
+    overlapped.result()
+
+
+def test_two_operations_on_one_handle(double: Recorder, disk: Handle) -> None:
+    first, second = start(double, disk), start(double, disk)
+    first.cancel()
+    assert first.wait(LONG)
+    assert second.pending  # only the one that was meant is cancelled
+    second.cancel()
+    assert second.wait(LONG)
+
+
+def test_asyncio_can_wait_for_the_event(double: Recorder, disk: Handle) -> None:
+    overlapped = start(double, disk)
+
+    async def main() -> bool:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.05, double.complete, disk.value)
+        # What virtdisk.aio may build on: the proactor waits for any handle.
+        waiting = loop._proactor.wait_for_handle(overlapped.event, LONG)
+        return bool(await waiting)
+
+    assert asyncio.run(main())
+    overlapped.result()

@@ -26,7 +26,7 @@ CALLS = {
 
 def test_the_dll_is_wine_s() -> None:
     dll = ctypes.WinDLL("virtdisk.dll")
-    assert not hasattr(dll, "double_script")
+    assert not hasattr(dll, "double_answer")
     assert hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 
 
