@@ -1,0 +1,150 @@
+/* Reading through a map, with a format that answers as a script says. */
+#include <string.h>
+
+#include "check.h"
+#include "disk/image_io.h"
+#include "memory_file.h"
+
+#define SIZE 4096
+
+static uint8_t content[SIZE];
+
+/* The script: where each extent ends, what it is and where it lies. */
+struct piece {
+    uint64_t end;
+    enum vd_extent_state state;
+    uint64_t file_offset;
+};
+
+struct scripted_image {
+    struct vd_image image; /* first */
+    const struct piece *pieces;
+    vd_error error;
+};
+
+static vd_error
+scripted_map(struct vd_image *image, uint64_t offset, uint64_t length,
+             struct vd_extent *out)
+{
+    struct scripted_image *scripted = (struct scripted_image *)image;
+    const struct piece *piece = scripted->pieces;
+    uint64_t start = 0;
+    if (scripted->error != 0) {
+        return scripted->error;
+    }
+    while (piece->end <= offset) {
+        start = piece->end;
+        piece++;
+    }
+    uint64_t rest = piece->end - offset;
+    *out = (struct vd_extent){
+        .state = piece->state,
+        .file_offset = piece->file_offset + (offset - start),
+        .length = rest < length ? rest : length,
+    };
+    return 0;
+}
+
+static const struct vd_format scripted_format = {.map = scripted_map};
+
+static struct scripted_image
+scripted(const struct piece *pieces, struct memory_file *memory)
+{
+    return (struct scripted_image){
+        .image = {.format = &scripted_format,
+                  .file = &memory->file,
+                  .info = {.size_bytes = SIZE}},
+        .pieces = pieces,
+    };
+}
+
+static const struct piece mixed[] = {
+    {1000, VD_EXTENT_PRESENT, 2000},
+    {1500, VD_EXTENT_ZERO, 0},
+    {SIZE, VD_EXTENT_PRESENT, 0},
+};
+
+static void
+reads_cross_extents(void)
+{
+    struct memory_file memory = memory_file_over(content, SIZE);
+    struct scripted_image image = scripted(mixed, &memory);
+    uint8_t expected[SIZE] = {0};
+    uint8_t buffer[SIZE];
+    memcpy(expected, content + 2000, 1000);
+    memcpy(expected + 1500, content, SIZE - 1500);
+    for (size_t offset = 0; offset < SIZE; offset += 333) {
+        memset(buffer, 0xEE, sizeof(buffer));
+        CHECK_OK(vd_image_read(&image.image, buffer, SIZE - offset, offset));
+        CHECK_BYTES(expected + offset, buffer, SIZE - offset);
+    }
+    CHECK_OK(vd_image_read(&image.image, buffer, 0, SIZE));
+    CHECK_OK(vd_image_read(&image.image, buffer, 1, SIZE - 1));
+    CHECK_EQ(expected[SIZE - 1], buffer[0]);
+}
+
+static void
+errors_are_told_apart(void)
+{
+    static const struct piece orphan[] = {{100, VD_EXTENT_ZERO, 0},
+                                          {SIZE, VD_EXTENT_PARENT, 0}};
+    struct memory_file memory = memory_file_over(content, SIZE);
+    struct scripted_image image = scripted(orphan, &memory);
+    uint8_t buffer[SIZE];
+    CHECK_OK(vd_image_read(&image.image, buffer, 100, 0));
+    CHECK_EQ(0xC03A000D, vd_image_read(&image.image, buffer, 101, 0));
+    image.error = 1392;
+    CHECK_EQ(1392, vd_image_read(&image.image, buffer, 1, 0));
+    image = scripted(mixed, &memory);
+    memory.operations_left = 1;
+    CHECK_EQ(1117, vd_image_read(&image.image, buffer, SIZE, 0));
+    memory = memory_file_over(content, 2500); /* cut while open */
+    image = scripted(mixed, &memory);
+    CHECK_EQ(1117, vd_image_read(&image.image, buffer, SIZE, 0));
+}
+
+static void
+one_run_is_contiguous(void)
+{
+    static const struct piece one[] = {{SIZE, VD_EXTENT_PRESENT, 700}};
+    static const struct piece joined[] = {{512, VD_EXTENT_PRESENT, 700},
+                                          {1024, VD_EXTENT_PRESENT, 1212},
+                                          {SIZE, VD_EXTENT_PRESENT, 1724}};
+    static const struct piece zero_end[] = {{SIZE - 1, VD_EXTENT_PRESENT, 0},
+                                            {SIZE, VD_EXTENT_ZERO, 4095}};
+    static const struct piece zero[] = {{SIZE, VD_EXTENT_ZERO, 0}};
+    static const struct piece parent[] = {{SIZE, VD_EXTENT_PARENT, 0}};
+    static const struct {
+        const struct piece *pieces;
+        bool contiguous;
+        uint64_t offset;
+    } cases[] = {
+        {one, true, 700},      {joined, true, 700}, {mixed, false, 42},
+        {zero_end, false, 42}, {zero, false, 42},   {parent, false, 42},
+    };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct memory_file memory = memory_file_over(content, SIZE);
+        struct scripted_image image = scripted(cases[i].pieces, &memory);
+        bool contiguous = !cases[i].contiguous;
+        uint64_t offset = 42;
+        CHECK_OK(vd_image_contiguous(&image.image, &contiguous, &offset));
+        CHECK_EQ(cases[i].contiguous, contiguous);
+        CHECK_EQ(cases[i].offset, offset);
+        CHECK_EQ(0, memory.reads);
+        image.error = 1117;
+        CHECK_EQ(1117,
+                 vd_image_contiguous(&image.image, &contiguous, &offset));
+    }
+}
+
+int
+main(void)
+{
+    for (size_t i = 0; i < SIZE; i++) {
+        content[i] = (uint8_t)(i % 251 + 1);
+    }
+    reads_cross_extents();
+    errors_are_told_apart();
+    one_run_is_contiguous();
+    return check_result();
+}
