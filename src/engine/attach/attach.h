@@ -29,11 +29,11 @@ struct vd_node_access {
 };
 
 struct vd_attach_request {
-    bool local;           /* false: no device, for the caller alone */
+    bool local; /* false: no device, for the caller alone */
     bool read_only;
-    bool permanent;       /* outlives the process */
-    bool partition_nodes; /* false: none, and automounters stay away */
-    bool cached_io;       /* through the host's page cache */
+    bool permanent;         /* outlives the process */
+    bool partition_nodes;   /* false: none, and automounters stay away */
+    bool cached_io;         /* through the host's page cache */
     uint64_t window_offset; /* the part of the disk to show, in bytes; */
     uint64_t window_length; /* sector-aligned and inside the disk */
     struct vd_node_access access;
@@ -47,9 +47,10 @@ struct vd_attachment;
  * (in use or attached), ERROR_PRIVILEGE_NOT_HELD, ERROR_NOT_SUPPORTED (no
  * surface can do it), ERROR_NO_SYSTEM_RESOURCES (no free device) and others.
  */
-VD_MUST_CHECK vd_error vd_attach(struct vd_disk *disk,
-                                 const struct vd_attach_request *request,
-                                 struct vd_attachment **out);
+VD_MUST_CHECK
+vd_error vd_attach(struct vd_disk *disk,
+                   const struct vd_attach_request *request,
+                   struct vd_attachment **out);
 
 /* The device node ("/dev/loop3"); NULL if there is none. */
 const char *vd_attachment_device(const struct vd_attachment *attachment);
@@ -57,7 +58,8 @@ const char *vd_attachment_device(const struct vd_attachment *attachment);
 /* Flushes and removes the device; ERROR_BUSY if it is mounted or held
  * otherwise, and then nothing has changed.  ERROR_NOT_READY if somebody else
  * has detached it already.  Frees nothing: release it afterwards. */
-VD_MUST_CHECK vd_error vd_attachment_detach(struct vd_attachment *attachment);
+VD_MUST_CHECK
+vd_error vd_attachment_detach(struct vd_attachment *attachment);
 
 /* Gives up this process's hold and frees: the device goes unless it is
  * permanent or still in use.  Accepts NULL. */
@@ -78,15 +80,16 @@ struct vd_attached {
 void vd_attached_free(struct vd_attached *attached);
 
 /* ERROR_NOT_FOUND if the image is not attached. */
-VD_MUST_CHECK vd_error vd_attached_find(struct vd_file_id file_id,
-                                        struct vd_attached *out);
+VD_MUST_CHECK
+vd_error vd_attached_find(struct vd_file_id file_id, struct vd_attached *out);
 
 /* All of them; free each with vd_attached_free, then the array with free. */
-VD_MUST_CHECK vd_error vd_attached_list(struct vd_attached **out,
-                                        size_t *count_out);
+VD_MUST_CHECK
+vd_error vd_attached_list(struct vd_attached **out, size_t *count_out);
 
 /* Detaches an image that any process attached.  As vd_attachment_detach;
  * ERROR_NOT_READY if it is not attached. */
-VD_MUST_CHECK vd_error vd_attached_detach(struct vd_file_id file_id);
+VD_MUST_CHECK
+vd_error vd_attached_detach(struct vd_file_id file_id);
 
 #endif

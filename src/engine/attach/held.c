@@ -1,0 +1,268 @@
+/*
+ * What this process holds, the watcher over it, and fork (held.h).
+ *
+ * Lock order: held.fork_gate, then held.lock.  fork() takes both, so a child
+ * finds the list whole and no descriptor outside it.
+ */
+#include "attach/held.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "attach/loop.h"
+#include "attach/registry.h"
+#include "attach/watch.h"
+#include "base/cleanup.h"
+#include "base/trace.h"
+
+static struct {
+    pthread_once_t once;
+    int atfork_error;           /* of the registration with pthread_atfork */
+    pthread_rwlock_t fork_gate; /* fork() is the writer */
+    pthread_mutex_t lock;       /* guards what follows */
+    struct vd_attachment *first;
+    struct vd_watch *watch;
+} held = {
+    .once = PTHREAD_ONCE_INIT,
+    .fork_gate = PTHREAD_RWLOCK_INITIALIZER,
+    .lock = PTHREAD_MUTEX_INITIALIZER,
+};
+
+static void
+close_one(int *fd)
+{
+    if (*fd >= 0) {
+        close(*fd);
+        *fd = -1;
+    }
+}
+
+/* The record's lock last: when it is free, everything is. */
+static void
+close_all(struct vd_attachment *attachment)
+{
+    close_one(&attachment->device_fd);
+    close_one(&attachment->image_fd);
+    close_one(&attachment->record_fd);
+}
+
+/* -- fork -- */
+
+static void
+before_fork(void)
+{
+    pthread_rwlock_wrlock(&held.fork_gate);
+    pthread_mutex_lock(&held.lock);
+}
+
+static void
+after_fork_in_parent(void)
+{
+    pthread_mutex_unlock(&held.lock);
+    pthread_rwlock_unlock(&held.fork_gate);
+}
+
+static void
+after_fork_in_child(void)
+{
+    struct vd_attachment *attachment = held.first;
+    while (attachment != NULL) {
+        struct vd_attachment *next = attachment->next;
+        close_all(attachment);
+        attachment->let_go = true;
+        attachment->next = NULL;
+        attachment = next;
+    }
+    held.first = NULL;
+    vd_watch_abandon(held.watch);
+    held.watch = NULL;
+    /* Not unlocked: to the C library the child is another thread than the
+     * one that took them. */
+    pthread_mutex_init(&held.lock, NULL);
+    pthread_rwlock_init(&held.fork_gate, NULL);
+}
+
+static void
+register_fork_handlers(void)
+{
+    held.atfork_error =
+        pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+vd_error
+vd_held_enter(void)
+{
+    pthread_once(&held.once, register_fork_handlers);
+    if (held.atfork_error != 0) {
+        return vd_error_from_errno(held.atfork_error);
+    }
+    pthread_rwlock_rdlock(&held.fork_gate);
+    return ERROR_SUCCESS;
+}
+
+void
+vd_held_leave(void)
+{
+    pthread_rwlock_unlock(&held.fork_gate);
+}
+
+/* -- letting go and taking up again; held.lock is held -- */
+
+static void
+let_go(struct vd_attachment *attachment)
+{
+    vd_trace(VD_TRACE_ATTACH, "letting go of %s", attachment->record.name);
+    attachment->let_go = true;
+    close_one(&attachment->device_fd);
+    close_one(&attachment->image_fd);
+    /* The file stays open: it is how the record is known again. */
+    if (attachment->record_fd >= 0) {
+        vd_registry_mark_dead(attachment->record_fd);
+    }
+}
+
+/* Without a device there is nothing to take up: the image's locks went. */
+static void
+take_up_again(struct vd_attachment *attachment)
+{
+    if (attachment->record.permanent) {
+        attachment->let_go = false; /* it never held more than this */
+        return;
+    }
+    if (!vd_record_has_device(&attachment->record)) {
+        return;
+    }
+    vd_error error =
+        vd_loop_hold(&attachment->record.loop, &attachment->device_fd);
+    if (error == ERROR_SUCCESS && attachment->record_fd >= 0) {
+        error = vd_registry_mark_alive(attachment->record_fd);
+    }
+    vd_trace(VD_TRACE_ATTACH, "taking up %s again: error %u",
+             attachment->record.name, error);
+    attachment->let_go = error != ERROR_SUCCESS;
+    if (attachment->let_go) {
+        close_one(&attachment->device_fd);
+    }
+}
+
+static void
+recheck(struct vd_attachment *attachment)
+{
+    if (attachment->registry == NULL) {
+        return;
+    }
+    bool there = vd_registry_undisturbed(
+        attachment->registry, attachment->record.name, attachment->record_fd);
+    if (!there && !attachment->let_go) {
+        let_go(attachment);
+    }
+    else if (there && attachment->let_go) {
+        take_up_again(attachment);
+    }
+}
+
+void
+vd_held_recheck(const char *name)
+{
+    VD_SCOPED_LOCK(&held.lock);
+    for (struct vd_attachment *attachment = held.first; attachment != NULL;
+         attachment = attachment->next) {
+        if (name == NULL || strcmp(name, attachment->record.name) == 0) {
+            recheck(attachment);
+        }
+    }
+}
+
+void
+vd_held_let_go(struct vd_attachment *attachment)
+{
+    VD_SCOPED_LOCK(&held.lock);
+    let_go(attachment);
+}
+
+void
+vd_held_take_up_again(struct vd_attachment *attachment)
+{
+    VD_SCOPED_LOCK(&held.lock);
+    take_up_again(attachment);
+}
+
+bool
+vd_held_has_let_go(struct vd_attachment *attachment)
+{
+    VD_SCOPED_LOCK(&held.lock);
+    return attachment->let_go;
+}
+
+/* -- the list -- */
+
+/* held.lock is held. */
+static vd_error
+watch_record(const struct vd_attachment *attachment)
+{
+    if (attachment->registry == NULL) {
+        return ERROR_SUCCESS;
+    }
+    if (held.watch == NULL) {
+        vd_error error = vd_watch_start(vd_held_recheck, &held.watch);
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+    }
+    return vd_watch_directory(held.watch, attachment->registry);
+}
+
+/* held.lock is held.  A watcher that nobody needs is for the caller to
+ * stop, who must not hold the lock that the thread may be waiting for. */
+static struct vd_watch *
+unneeded_watch(void)
+{
+    return held.first == NULL ? VD_TAKE(held.watch) : NULL;
+}
+
+static vd_error
+add_locked(struct vd_attachment *attachment, struct vd_watch **unneeded)
+{
+    VD_SCOPED_LOCK(&held.lock);
+    vd_error error = watch_record(attachment);
+    if (error != ERROR_SUCCESS) {
+        *unneeded = unneeded_watch();
+        return error;
+    }
+    attachment->next = held.first;
+    held.first = attachment;
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_held_add(struct vd_attachment *attachment)
+{
+    struct vd_watch *unneeded = NULL;
+    vd_error error = add_locked(attachment, &unneeded);
+    vd_watch_stop(unneeded);
+    return error;
+}
+
+static struct vd_watch *
+remove_locked(struct vd_attachment *attachment)
+{
+    VD_SCOPED_LOCK(&held.lock);
+    struct vd_attachment **link = &held.first;
+    while (*link != NULL && *link != attachment) {
+        link = &(*link)->next;
+    }
+    if (*link == attachment) {
+        *link = attachment->next;
+        attachment->next = NULL;
+    }
+    close_all(attachment);
+    return unneeded_watch();
+}
+
+void
+vd_held_remove(struct vd_attachment *attachment)
+{
+    vd_watch_stop(remove_locked(attachment));
+}

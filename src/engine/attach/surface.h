@@ -1,0 +1,55 @@
+/*
+ * A way of making a disk visible.
+ *
+ * What a surface shows is a loop device, or nothing; from there on all
+ * attachments are alike.
+ */
+#ifndef VD_ATTACH_SURFACE_H
+#define VD_ATTACH_SURFACE_H
+
+#include <stdbool.h>
+
+#include "attach/attach.h"
+#include "attach/loop.h"
+#include "base/error.h"
+#include "disk/disk.h"
+
+struct vd_surface {
+    const char *name; /* for traces: "loop" */
+
+    /* Whether it can show this disk as asked.  Changes nothing. */
+    vd_error (*suits)(struct vd_disk *disk,
+                      const struct vd_attach_request *request,
+                      bool *suits_out);
+
+    /* Shows it: a device with autoclear on, opened exclusively (as from
+     * vd_loop_create), or, without a device, an empty name and -1.  image_fd
+     * is an open file of the image that carries the attachment's locks;
+     * whoever serves the device keeps it. */
+    vd_error (*show)(struct vd_disk *disk,
+                     const struct vd_attach_request *request, int image_fd,
+                     struct vd_loop *loop_out, int *claim_out);
+};
+
+extern const struct vd_surface vd_loop_surface;
+extern const struct vd_surface vd_handle_surface;
+
+/* The first that suits; ERROR_NOT_SUPPORTED if none does. */
+VD_MUST_CHECK
+vd_error vd_surface_find(struct vd_disk *disk,
+                         const struct vd_attach_request *request,
+                         const struct vd_surface **out);
+
+/* Whether the request shows the disk from its first to its last sector. */
+bool vd_request_is_whole(const struct vd_disk *disk,
+                         const struct vd_attach_request *request);
+
+/* Whether the disk is to be read only: asked for, or a disc. */
+bool vd_request_is_read_only(const struct vd_disk *disk,
+                             const struct vd_attach_request *request);
+
+/* Whether partitions are to be looked for. */
+bool vd_request_has_partitions(const struct vd_disk *disk,
+                               const struct vd_attach_request *request);
+
+#endif
