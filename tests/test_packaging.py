@@ -83,9 +83,15 @@ def extension(
     return pathlib.Path(wheel.extract(name, tmp_path_factory.mktemp("extension")))
 
 
-def _expected(name: str) -> list[str]:
+def _compare(found: list[str], name: str) -> None:
+    """With the list: nothing missing, nothing more, nothing twice."""
     lines = (LISTS / name).read_text().splitlines()
-    return sorted(line for line in lines if line and not line.startswith("#"))
+    expected = [line for line in lines if line and not line.startswith("#")]
+    assert (
+        sorted(set(expected) - set(found)),  # missing
+        sorted(set(found) - set(expected)),  # more
+    ) == ([], [])
+    assert len(found) == len(expected)
 
 
 def _without_version(name: str) -> str:
@@ -101,7 +107,7 @@ def _message(wheel: zipfile.ZipFile, name: str) -> email.message.Message:
 
 
 def test_wheel_holds_what_the_list_says(wheel: zipfile.ZipFile) -> None:
-    assert sorted(map(_without_version, wheel.namelist())) == _expected("wheel.txt")
+    _compare([_without_version(name) for name in wheel.namelist()], "wheel.txt")
 
 
 def test_sdist_holds_what_the_list_says(sdist: pathlib.Path) -> None:
@@ -110,8 +116,7 @@ def test_sdist_holds_what_the_list_says(sdist: pathlib.Path) -> None:
     assert all(member.isfile() for member in files)
     top = f"virtdisk-{_project()['version']}/"
     assert all(member.name.startswith(top) for member in files)
-    names = [member.name.removeprefix(top) for member in files]
-    assert sorted(names) == _expected("sdist.txt")
+    _compare([member.name.removeprefix(top) for member in files], "sdist.txt")
 
 
 def test_every_c_file_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

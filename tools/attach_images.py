@@ -131,14 +131,15 @@ def check_for_process(image: Image) -> None:
 
 def check_permanent(image: Image) -> None:
     """Attached by one process, detached by path from another."""
+    python = [sys.executable, "-P", "-c"]  # not the source tree's package
     call = "import sys, virtdisk; virtdisk.{}(sys.argv[1]{})"
     attach = call.format("attach", ", read_only=True, permanent=True")
     detach = call.format("detach", "")
-    subprocess.run([sys.executable, "-c", attach, image.path], check=True)
+    subprocess.run([*python, attach, image.path], check=True)
     try:
         require(is_attached(image), "permanent, it outlives its process")
     finally:
-        subprocess.run([sys.executable, "-c", detach, image.path], check=True)
+        subprocess.run([*python, detach, image.path], check=True)
     require(not is_attached(image), "detached by path from another process")
 
 
