@@ -27,17 +27,14 @@ STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
 STRICT = os.environ.get("VIRTDISK_WERROR") == "1" or os.environ.get("CI") == "true"
 
 sources = [f"src/{name}.c" for name in BINDING.split()]
-macros: list[tuple[str, str | None]] = []
-if STABLE:
-    macros.append(("Py_LIMITED_API", "0x030B0000"))
+macros: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000")] * STABLE
 
 if LINUX:
     for layer, names in ENGINE.items():
         sources += [f"src/engine/{layer}/{name}.c" for name in names.split()]
     macros.append(("_GNU_SOURCE", "1"))
-    flags = ["-std=c11", "-fvisibility=hidden", "-pthread"]
-    flags += ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wstrict-prototypes"]
-    flags += ["-Werror"] * STRICT
+    flags = ["-std=c11", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+    flags += ["-Wconversion", "-Wshadow", "-Wstrict-prototypes"] + ["-Werror"] * STRICT
 else:
     macros += [("_WIN32_WINNT", "0x0A00"), ("WIN32_LEAN_AND_MEAN", "1")]
     # Not of our making: warnings about the headers of others, unused

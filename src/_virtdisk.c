@@ -1293,8 +1293,9 @@ PyDoc_STRVAR(overlapped_result_doc,
              "\n"
              "Raises:\n"
              "    ValueError: No operation was started.\n"
-             "    VirtualDiskError: The code it ended with: winerror 995 if\n"
-             "        it was cancelled; winerror 996 while it is pending.\n"
+             "    VirtualDiskError: The code of the operation, for example\n"
+             "        winerror 995 if it was cancelled; 996 while it is\n"
+             "        pending.\n"
              "\n"
              "Source: GetOverlappedResult.");
 

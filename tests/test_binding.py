@@ -1,0 +1,1022 @@
+"""The exact interface, virtdisk._virtdisk, with the real system behind it.
+
+What needs a system that can be held, refused or scripted is in
+test_binding_double.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import inspect
+import json
+import os
+import pathlib
+import re
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+import tracemalloc
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support import (
+    LINUX,
+    ROOT,
+    loops_of,
+    make_iso,
+    make_vhd,
+    open_descriptors,
+    pattern,
+    require_loop,
+)
+
+from virtdisk import _virtdisk as api
+from virtdisk._errors import VirtualDiskError
+
+ATTACH_RO, DETACH, GET_INFO, READ = 0x10000, 0x40000, 0x80000, 0xD0000
+READ_ONLY, NO_DRIVE_LETTER = 1, 2
+GUID = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff").bytes_le
+
+FUNCTIONS = {
+    "OpenVirtualDisk": (
+        "path",
+        {
+            "device_id": 0,
+            "vendor_id": None,
+            "access_mask": 0,
+            "flags": 0,
+            "version": 1,
+            "rw_depth": 1,
+            "get_info_only": False,
+            "read_only": False,
+            "resiliency_guid": None,
+            "snapshot_id": None,
+        },
+    ),
+    "AttachVirtualDisk": (
+        "handle",
+        {
+            "security_descriptor": None,
+            "flags": 0,
+            "provider_specific_flags": 0,
+            "version": 1,
+            "restricted_offset": 0,
+            "restricted_length": 0,
+            "overlapped": None,
+        },
+    ),
+    "DetachVirtualDisk": ("handle", {"flags": 0, "provider_specific_flags": 0}),
+    "GetVirtualDiskPhysicalPath": ("handle", {}),
+    "GetAllAttachedVirtualDiskPhysicalPaths": ("", {}),
+    "GetVirtualDiskInformation": ("handle version", {}),
+}
+
+
+@pytest.fixture
+def image(tmp_path: pathlib.Path) -> str:
+    return str(make_vhd(tmp_path / "image.vhd"))
+
+
+@pytest.fixture
+def handle(image: str) -> Iterator[api.Handle]:
+    with api.OpenVirtualDisk(image, version=2) as opened:
+        yield opened
+
+
+def call(name: str, *positional: object, **keywords: object) -> Any:
+    return getattr(api, name)(*positional, **keywords)
+
+
+# Shape.
+
+
+def public() -> dict[str, object]:
+    return {n: getattr(api, n) for n in dir(api) if not n.startswith("_")}
+
+
+def test_functions_are_all_known() -> None:
+    functions = {n for n, value in public().items() if inspect.isbuiltin(value)}
+    assert functions == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signature(name: str) -> None:
+    positional, defaults = FUNCTIONS[name]
+    signature = inspect.signature(getattr(api, name))
+    kinds = {n: p.kind for n, p in signature.parameters.items()}
+    for parameter in positional.split():
+        assert kinds.pop(parameter) == inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert set(kinds.values()) <= {inspect.Parameter.KEYWORD_ONLY}
+    found = {n: signature.parameters[n].default for n in kinds}
+    assert found == defaults
+
+
+@pytest.mark.parametrize("name", ["wait", "result", "progress", "cancel"])
+def test_signature_of_methods(name: str) -> None:
+    parameters = inspect.signature(getattr(api.Overlapped, name)).parameters
+    assert list(parameters) == (["self", "timeout"] if name == "wait" else ["self"])
+
+
+def documented() -> Iterator[tuple[str, str]]:
+    """Everything callable that a caller may reach, with its docstring."""
+    for name in FUNCTIONS:
+        yield name, getattr(api, name).__doc__
+    for owner in (api.Handle, api.Overlapped):
+        for name in vars(owner):
+            if inspect.ismethoddescriptor(vars(owner)[name]) and name[0] != "_":
+                yield f"{owner.__name__}.{name}", getattr(owner, name).__doc__
+    yield "Overlapped", api.Overlapped.__doc__ or ""
+
+
+@pytest.mark.parametrize(("name", "text"), list(documented()))
+def test_docstring(name: str, text: str) -> None:
+    assert re.search(r"^Raises:$", text, re.MULTILINE), name
+    assert "VirtualDiskError: The code of" in " ".join(text.split())
+    assert re.search(r"^Source: \w+", text, re.MULTILINE), name
+    returns = {"OpenVirtualDisk", "Overlapped.wait", "Overlapped.progress"}
+    assert ("Returns:" in text) or name not in returns
+    arguments = inspect.signature(eval(f"api.{name}")).parameters  # names of ours
+    for argument in arguments:
+        if argument != "self":
+            assert re.search(rf"^    {argument}: [A-Z0-9]", text, re.MULTILINE)
+
+
+def test_sizes_and_offsets_say_their_unit() -> None:
+    for name in ("AttachVirtualDisk", "GetVirtualDiskInformation"):
+        assert "byte" in getattr(api, name).__doc__
+
+
+def test_constants_are_those_of_the_api() -> None:
+    """Microsoft's metadata, read by others, is the oracle."""
+    oracle = json.loads((ROOT / "tests/abi/vhd_abi.json").read_text())["constants"]
+    found = {n: value for n, value in public().items() if type(value) is int}
+    assert {n: found.get(n) for n in oracle} == oracle
+    aliases = {
+        "CREATE_VIRTUAL_DISK_FLAG_USE_RCT_SOURCE_LIMIT": 0x10,
+        "GET_STORAGE_DEPENDENCY_FLAG_PARENTS": 1,
+    }
+    assert {n: found[n] for n in set(found) - set(oracle)} == aliases
+
+
+# Arguments: refused before any call.
+
+INTEGERS = {
+    "OpenVirtualDisk": {
+        "device_id": 32,
+        "access_mask": 32,
+        "flags": 32,
+        "rw_depth": 32,
+    },
+    "AttachVirtualDisk": {
+        "flags": 32,
+        "provider_specific_flags": 32,
+        "restricted_offset": 64,
+        "restricted_length": 64,
+    },
+    "DetachVirtualDisk": {"flags": 32, "provider_specific_flags": 32},
+}
+INTEGER_CASES = [
+    (function, name, bits)
+    for function, names in INTEGERS.items()
+    for name, bits in names.items()
+]
+
+
+def subject(name: str, handle: api.Handle) -> object:
+    return handle.path if name == "OpenVirtualDisk" else handle
+
+
+@pytest.mark.parametrize(("function", "name", "bits"), INTEGER_CASES)
+def test_integer_out_of_range(
+    handle: api.Handle, function: str, name: str, bits: int
+) -> None:
+    for value in (-1, 1 << bits, -(1 << 70), 1 << 70):
+        with pytest.raises(OverflowError, match=f"{name} must be from 0 to"):
+            call(function, subject(function, handle), **{name: value})
+
+
+@pytest.mark.parametrize(("function", "name", "bits"), INTEGER_CASES)
+@pytest.mark.parametrize("value", [None, "1", 1.0, b"1", [1]], ids=repr)
+def test_integer_of_the_wrong_type(
+    handle: api.Handle, function: str, name: str, bits: int, value: object
+) -> None:
+    kind = type(value).__name__
+    with pytest.raises(TypeError, match=f"{name} must be int, not {kind}"):
+        call(function, subject(function, handle), **{name: value})
+
+
+def test_integer_whose_index_fails(handle: api.Handle) -> None:
+    class Failing:
+        def __index__(self) -> int:
+            raise LookupError("no number")
+
+    with pytest.raises(LookupError, match="no number"):
+        call("DetachVirtualDisk", handle, flags=Failing())
+
+
+@pytest.mark.parametrize(
+    ("function", "newest"), [("OpenVirtualDisk", 3), ("AttachVirtualDisk", 2)]
+)
+def test_version(handle: api.Handle, function: str, newest: int) -> None:
+    for value in (0, newest + 1, 0xFFFFFFFF):
+        expected = f"version must be None or from 1 to {newest}, not {value}"
+        with pytest.raises(ValueError, match=expected):
+            call(function, subject(function, handle), version=value)
+    with pytest.raises(OverflowError, match="version"):
+        call(function, subject(function, handle), version=-1)
+    with pytest.raises(TypeError, match="version must be int, not str"):
+        call(function, subject(function, handle), version="1")
+
+
+def test_information_version(handle: api.Handle) -> None:
+    with pytest.raises(OverflowError, match="version"):
+        api.GetVirtualDiskInformation(handle, -1)
+    with pytest.raises(TypeError, match="version must be int, not NoneType"):
+        call("GetVirtualDiskInformation", handle, None)
+
+
+GUIDS = ["vendor_id", "resiliency_guid", "snapshot_id"]
+
+
+@pytest.mark.parametrize("name", GUIDS)
+def test_guid(image: str, name: str) -> None:
+    for value in (b"", bytes(15), bytes(17), memoryview(bytes(32))):
+        with pytest.raises(ValueError, match=rf"{name} must have 16 bytes, not \d+"):
+            call("OpenVirtualDisk", image, **{name: value})
+    for value in (0, "0" * 16, uuid.UUID(int=0), [0] * 16):
+        with pytest.raises(TypeError, match=f"{name} must be a bytes-like object"):
+            call("OpenVirtualDisk", image, **{name: value})
+    with pytest.raises(BufferError):
+        call("OpenVirtualDisk", image, **{name: memoryview(bytes(32))[::2]})
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_guid_of_any_buffer(image: str, kind: Callable[[bytes], Any]) -> None:
+    api.OpenVirtualDisk(image, version=2, resiliency_guid=kind(GUID)).close()
+
+
+def test_path(image: str) -> None:
+    for value in (None, os.fsencode(image), pathlib.Path(image), 1):
+        with pytest.raises(TypeError, match="path must be str"):
+            call("OpenVirtualDisk", value)
+    for text in ("\0", f"{image}\0", f"\0{image}"):
+        with pytest.raises(ValueError, match="path: embedded null character"):
+            api.OpenVirtualDisk(text)
+
+
+@pytest.mark.skipif(not LINUX, reason="names that are not UTF-8")
+def test_path_that_is_not_utf8(tmp_path: pathlib.Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/\xff\xfe \xc3\xa9.vhd"
+    os.rename(make_vhd(tmp_path / "plain.vhd"), raw)
+    with api.OpenVirtualDisk(os.fsdecode(raw), version=2) as handle:
+        assert os.fsencode(handle.path) == raw
+        assert api.GetVirtualDiskInformation(handle, 1)[0] == 4 << 20
+
+
+WITH_HANDLE = [f for f in FUNCTIONS if FUNCTIONS[f][0].startswith("handle")]
+
+
+@pytest.mark.parametrize("function", WITH_HANDLE)
+def test_handle_of_the_wrong_type(function: str) -> None:
+    rest = (1,) if function == "GetVirtualDiskInformation" else ()
+    for value in (None, 0, "handle", api.Overlapped()):
+        kind = type(value).__name__
+        with pytest.raises(TypeError, match=f"handle must be Handle, not {kind}"):
+            call(function, value, *rest)
+
+
+def test_overlapped_of_the_wrong_type(handle: api.Handle) -> None:
+    with pytest.raises(TypeError, match="overlapped must be Overlapped or None"):
+        call("AttachVirtualDisk", handle, overlapped=object())
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_arguments_in_number_and_name(handle: api.Handle, function: str) -> None:
+    positional = FUNCTIONS[function][0].split()
+    enough = [subject(function, handle), 1][: len(positional)]
+    with pytest.raises(TypeError):
+        call(function, *enough, 1)
+    with pytest.raises(TypeError):
+        call(function, *enough, unknown=1)
+    if positional:
+        with pytest.raises(TypeError):
+            call(function)
+
+
+def test_overlapped_takes_nothing() -> None:
+    for arguments in ((1,), (None,)):
+        with pytest.raises(TypeError):
+            call("Overlapped", *arguments)
+    with pytest.raises(TypeError):
+        call("Overlapped", event=1)
+
+
+# Security descriptors as bytes.
+
+EVERYONE = struct.pack("<BB6sI", 1, 1, b"\0\0\0\0\0\1", 0)
+SYSTEM = struct.pack("<BB6sI", 1, 1, b"\0\0\0\0\0\5", 18)
+
+
+def ace(body: bytes, *, kind: int = 0, size: int | None = None) -> bytes:
+    length = 8 + len(body) if size is None else size
+    return struct.pack("<BBHI", kind, 0, length, 0x10000000) + body
+
+
+def acl(*entries: bytes, revision: int = 2, **wrong: int) -> bytes:
+    body = b"".join(entries)
+    size, count = wrong.get("size", 8 + len(body)), wrong.get("count", len(entries))
+    return struct.pack("<BBHHH", revision, 0, size, count, 0) + body
+
+
+def descriptor(
+    *,
+    owner: bytes = b"",
+    group: bytes = b"",
+    sacl: bytes = b"",
+    dacl: bytes = b"",
+    revision: int = 1,
+    control: int = 0x8000,
+) -> bytes:
+    offsets, body = [], b""
+    for part in (owner, group, sacl, dacl):
+        offsets.append(20 + len(body) if part else 0)
+        body += part
+    control |= 0x10 * bool(sacl) | 0x4 * bool(dacl)
+    return struct.pack("<BBHIIII", revision, 0, control, *offsets) + body
+
+
+def at(offset: int, field: int, source: bytes) -> bytes:
+    """The descriptor with the offset in a field replaced."""
+    changed = bytearray(source)
+    struct.pack_into("<I", changed, field, offset)
+    return bytes(changed)
+
+
+FULL = descriptor(
+    owner=SYSTEM, group=SYSTEM, sacl=acl(ace(EVERYONE, kind=2)), dacl=acl(ace(EVERYONE))
+)
+OWNED = descriptor(owner=SYSTEM)
+OBJECT_FLAGS = {f: struct.pack("<I", f) + bytes(16 * f.bit_count()) for f in range(4)}
+
+GOOD_DESCRIPTORS = {
+    "nothing": descriptor(),
+    "everything": FULL,
+    "empty list": descriptor(dacl=acl()),
+    "longer than needed": FULL + b"rest",
+    "list longer than its entries": descriptor(
+        dacl=acl(ace(EVERYONE) + bytes(8), count=1)
+    ),
+    "entry with data behind": descriptor(dacl=acl(ace(EVERYONE + b"data", kind=9))),
+    "entry without a SID": descriptor(dacl=acl(ace(b"", kind=0x40))),
+    "most sub-authorities": descriptor(owner=struct.pack("<BB6s60x", 1, 15, b"")),
+} | {
+    f"object entry {f}": descriptor(
+        dacl=acl(ace(OBJECT_FLAGS[f] + EVERYONE, kind=5), revision=4)
+    )
+    for f in OBJECT_FLAGS
+}
+
+BAD_DESCRIPTORS = {
+    "empty": (b"", "header"),
+    "short": (descriptor()[:19], "header"),
+    "revision": (descriptor(revision=2), "revision"),
+    "absolute": (descriptor(control=0), "self-relative"),
+    "owner in the header": (at(16, 4, OWNED), "owner"),
+    "owner unaligned": (at(21, 4, OWNED + bytes(4)), "owner"),
+    "owner at the end": (at(32, 4, OWNED), "owner"),
+    "owner past the end": (at(36, 4, OWNED), "owner"),
+    "owner far away": (at(0xFFFFFFFC, 4, OWNED), "owner"),
+    "owner cut in its header": (OWNED[:27], "owner"),
+    "owner cut": (OWNED[:-1], "owner"),
+    "owner's revision": (descriptor(owner=b"\2" + SYSTEM[1:]), "owner"),
+    "owner of 16 parts": (
+        descriptor(owner=struct.pack("<BB6s64x", 1, 16, b"")),
+        "owner",
+    ),
+    "group cut": (descriptor(group=SYSTEM)[:-4], "group"),
+    "group far away": (at(0x80000000, 8, FULL), "group"),
+    "SACL far away": (at(0x10000000, 12, FULL), "SACL"),
+    "SACL's revision": (descriptor(sacl=acl(revision=1)), "SACL"),
+    "DACL's revision": (descriptor(dacl=acl(revision=5)), "DACL"),
+    "DACL cut in its header": (descriptor(dacl=acl())[:-1], "DACL"),
+    "DACL smaller than its header": (descriptor(dacl=acl(size=7)), "DACL"),
+    "DACL larger than the rest": (descriptor(dacl=acl(size=12)), "DACL"),
+    "more entries than room": (descriptor(dacl=acl(ace(EVERYONE), count=2)), "DACL"),
+    "most entries": (descriptor(dacl=acl(count=0xFFFF)), "DACL"),
+    "entry of no size": (descriptor(dacl=acl(ace(EVERYONE, size=0))), "DACL"),
+    "entry of an odd size": (descriptor(dacl=acl(ace(EVERYONE + b"\0\0"))), "DACL"),
+    "entry larger than the list": (
+        descriptor(dacl=acl(ace(EVERYONE, size=24))),
+        "DACL",
+    ),
+    "entry's SID cut": (descriptor(dacl=acl(ace(EVERYONE[:8]))), "DACL"),
+    "entry without room for a SID": (descriptor(dacl=acl(ace(b""))), "DACL"),
+    "entry smaller than a mask": (
+        descriptor(dacl=acl(struct.pack("<BBH", 0, 0, 4))),
+        "DACL",
+    ),
+    "object entry without flags": (
+        descriptor(dacl=acl(ace(b"", kind=5), revision=4)),
+        "DACL",
+    ),
+    "object entry without its GUIDs": (
+        descriptor(dacl=acl(ace(struct.pack("<I", 3) + EVERYONE, kind=5), revision=4)),
+        "DACL",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DESCRIPTORS)
+def test_descriptor_refused(handle: api.Handle, name: str) -> None:
+    data, fault = BAD_DESCRIPTORS[name]
+    for value in (data, bytearray(data), memoryview(data)):
+        with pytest.raises(ValueError, match=f"security_descriptor: .*{fault}"):
+            call("AttachVirtualDisk", handle, security_descriptor=value, flags=1 << 31)
+
+
+@pytest.mark.parametrize("name", GOOD_DESCRIPTORS)
+def test_descriptor_passed_on(handle: api.Handle, name: str) -> None:
+    """The unknown flag makes the system refuse the call as a whole."""
+    with pytest.raises(VirtualDiskError) as caught:
+        api.AttachVirtualDisk(
+            handle, security_descriptor=GOOD_DESCRIPTORS[name], flags=1 << 31
+        )
+    assert caught.value.function == "AttachVirtualDisk"
+
+
+def test_every_prefix_of_a_descriptor_is_refused(handle: api.Handle) -> None:
+    for length in range(len(FULL)):
+        with pytest.raises(ValueError, match="security_descriptor"):
+            api.AttachVirtualDisk(handle, security_descriptor=FULL[:length])
+
+
+@pytest.mark.parametrize("value", [1, 1.5, [], pathlib.Path("D:")], ids=repr)
+def test_descriptor_of_the_wrong_type(handle: api.Handle, value: object) -> None:
+    with pytest.raises(TypeError, match="security_descriptor must be str"):
+        call("AttachVirtualDisk", handle, security_descriptor=value)
+
+
+def test_sddl_with_a_null_character(handle: api.Handle) -> None:
+    with pytest.raises(ValueError, match="security_descriptor: embedded null"):
+        api.AttachVirtualDisk(handle, security_descriptor="D:\0")
+
+
+def test_sddl_that_is_none(handle: api.Handle) -> None:
+    with pytest.raises(VirtualDiskError) as caught:
+        api.AttachVirtualDisk(handle, security_descriptor="not SDDL", flags=1 << 31)
+    assert caught.value.function.startswith("ConvertStringSecurityDescriptor")
+    assert caught.value.winerror in (87, 1305, 1336, 1337, 1338)
+
+
+# Handle.
+
+
+def test_handle(image: str) -> None:
+    handle = api.OpenVirtualDisk(image, version=2)
+    assert handle.path == image
+    assert handle.closed is False
+    assert handle.value > 0
+    assert repr(handle) == f"<virtdisk._virtdisk.Handle {image!r}>"
+    with handle as entered:
+        assert entered is handle
+    assert handle.closed is True
+    assert handle.path == image
+    assert repr(handle) == f"<virtdisk._virtdisk.Handle {image!r}, closed>"
+    handle.close()
+    with pytest.raises(ValueError, match="closed"):
+        handle.value  # noqa: B018
+    with pytest.raises(ValueError, match="closed"), handle:
+        pass
+
+
+def test_closed_handle_is_refused(image: str) -> None:
+    handle = api.OpenVirtualDisk(image, version=2)
+    handle.close()
+    for function in WITH_HANDLE:
+        rest = (1,) if function == "GetVirtualDiskInformation" else ()
+        with pytest.raises(ValueError, match="closed virtual disk handle"):
+            call(function, handle, *rest)
+    overlapped = api.Overlapped()
+    with pytest.raises(ValueError, match="closed"):
+        api.AttachVirtualDisk(handle, overlapped=overlapped)
+    assert not overlapped.pending
+
+
+def test_with_passes_exceptions_on(image: str) -> None:
+    handle = api.OpenVirtualDisk(image, version=2)
+    with pytest.raises(KeyError), handle:
+        raise KeyError
+    assert handle.closed
+
+
+@pytest.mark.parametrize("kind", [api.Handle, api.Overlapped])
+def test_types_are_final(kind: Any) -> None:
+    with pytest.raises(TypeError, match="not an acceptable base type"):
+        type("Derived", (kind,), {})
+    with pytest.raises(TypeError, match="immutable type"):
+        kind.new_attribute = 1
+    assert kind.__module__ == "virtdisk._virtdisk"
+
+
+def test_handle_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="cannot create"):
+        call("Handle")
+    with pytest.raises(TypeError):
+        object.__new__(api.Handle)
+
+
+@pytest.mark.skipif(not LINUX, reason="descriptors")
+def test_dropped_handle_is_closed(image: str) -> None:
+    before = open_descriptors()
+    handle = api.OpenVirtualDisk(image, version=2)
+    assert open_descriptors() != before
+    del handle
+    gc.collect()
+    assert open_descriptors() == before
+
+
+@pytest.mark.skipif(not LINUX, reason="descriptors")
+def test_handle_in_a_cycle_is_closed(image: str) -> None:
+    before = open_descriptors()
+    cycle: list[object] = [api.OpenVirtualDisk(image, version=2), api.Overlapped()]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    assert open_descriptors() == before
+
+
+@pytest.mark.skipif(not LINUX, reason="descriptors")
+def test_failed_open_leaves_nothing(tmp_path: pathlib.Path) -> None:
+    junk = tmp_path / "junk.vhd"
+    junk.write_bytes(pattern(1 << 16))
+    before = open_descriptors()
+    for path in (tmp_path / "none.vhd", junk, tmp_path):
+        with pytest.raises(VirtualDiskError) as caught:
+            api.OpenVirtualDisk(str(path), version=2)
+        assert caught.value.filename == str(path)
+    assert open_descriptors() == before
+
+
+# Audit events.
+
+AUDIT = """
+import sys
+events = []
+sys.addaudithook(lambda name, args: events.append((name, args)))
+from virtdisk import _virtdisk as api
+handle = api.OpenVirtualDisk({image!r}, version=1, access_mask=0xD0000, flags=1)
+for call in (
+    lambda: api.AttachVirtualDisk(handle, flags=1 << 31),
+    lambda: api.DetachVirtualDisk(handle, flags=7),
+):
+    try:
+        call()
+    except OSError:
+        pass
+print([event for event in events if event[0].startswith("virtdisk.")])
+del events[:]
+refused = []
+class Refused(Exception): pass
+def refuse(name, args):
+    if name.startswith("virtdisk."):
+        raise Refused(name)
+sys.addaudithook(refuse)
+for call in (
+    lambda: api.OpenVirtualDisk("/nonexistent"),
+    lambda: api.AttachVirtualDisk(handle),
+    lambda: api.DetachVirtualDisk(handle),
+):
+    try:
+        call()
+    except Refused as error:
+        refused.append(str(error))
+print(refused)
+sys.audit = None
+try:
+    api.OpenVirtualDisk("/nonexistent")
+except Refused:
+    print("still")
+"""
+
+
+def run(program: str) -> str:
+    """What a program prints in an interpreter of its own."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_audit_events(image: str) -> None:
+    first, second, third = run(AUDIT.format(image=image)).splitlines()
+    assert eval(first) == [
+        ("virtdisk.OpenVirtualDisk", (image, 0xD0000, 1)),
+        ("virtdisk.AttachVirtualDisk", (image, 1 << 31)),
+        ("virtdisk.DetachVirtualDisk", (image, 7)),
+    ]
+    assert eval(second) == [
+        f"virtdisk.{name}VirtualDisk" for name in ("Open", "Attach", "Detach")
+    ]
+    assert third == "still"
+
+
+# Other interpreters.
+
+IN_INTERPRETER = """
+import sys
+sys.path[:] = {path!r}
+from virtdisk import _virtdisk as api
+with api.OpenVirtualDisk({image!r}, version=2) as handle:
+    assert api.GetVirtualDiskInformation(handle, 1)[0] == 4 << 20
+try:
+    api.OpenVirtualDisk("/nonexistent", version=2)
+except FileNotFoundError as error:
+    assert error.winerror in (2, 3)
+else:
+    raise AssertionError
+left_open = api.OpenVirtualDisk({image!r}, version=2)
+idle = api.Overlapped()
+"""
+
+INTERPRETERS = """
+import sys
+program = {program!r}
+from virtdisk import _virtdisk as own
+for _ in range(3):
+    if sys.version_info >= (3, 13):
+        import _interpreters as interpreters
+        identity = interpreters.create("isolated")
+        failure = interpreters.exec(identity, program)
+        assert failure is None, failure
+    else:
+        import _xxsubinterpreters as interpreters
+        identity = interpreters.create()
+        interpreters.run_string(identity, program)
+    interpreters.destroy(identity)
+with own.OpenVirtualDisk({image!r}, version=2) as handle:
+    print(own.GetVirtualDiskInformation(handle, 1)[0])
+"""
+
+
+def test_subinterpreters(image: str) -> None:
+    """From 3.13 on with a GIL of their own; each has its own state and types."""
+    path = [entry for entry in sys.path if entry]
+    program = IN_INTERPRETER.format(path=path, image=image)
+    assert run(INTERPRETERS.format(program=program, image=image)) == f"{4 << 20}\n"
+
+
+def test_import_again() -> None:
+    """A second module object has types of its own, and both work."""
+    run(
+        """
+        import gc, sys
+        from virtdisk import _virtdisk as first
+        overlapped = first.Overlapped()
+        del sys.modules["virtdisk._virtdisk"]
+        import importlib
+        second = importlib.import_module("virtdisk._virtdisk")
+        assert second.Handle is not first.Handle
+        try:
+            second.GetVirtualDiskPhysicalPath(overlapped)
+        except TypeError:
+            pass
+        del first, second, sys.modules["virtdisk._virtdisk"]
+        gc.collect()
+        assert not overlapped.pending
+        """
+    )
+
+
+def test_import_without_the_errors_fails_cleanly() -> None:
+    run(
+        """
+        import sys
+        import virtdisk._errors
+        del sys.modules["virtdisk._virtdisk"]
+        errors = sys.modules["virtdisk._errors"]
+        sys.modules["virtdisk._errors"] = None
+        import importlib
+        try:
+            importlib.import_module("virtdisk._virtdisk")
+        except ImportError:
+            sys.modules["virtdisk._errors"] = errors
+            importlib.import_module("virtdisk._virtdisk")
+        else:
+            raise AssertionError
+        """
+    )
+
+
+# Leaks: every function, when it succeeds and when it does not.
+
+
+def leak_cases(handle: api.Handle) -> dict[str, Callable[[], object]]:
+    path = handle.path
+    return {
+        "open": lambda: api.OpenVirtualDisk(
+            path, version=3, vendor_id=bytes(16)
+        ).close(),
+        "open, fails": lambda: api.OpenVirtualDisk(path + "x", version=2),
+        "open, refused": lambda: api.OpenVirtualDisk(path, snapshot_id=b""),
+        "attach, fails": lambda: api.AttachVirtualDisk(
+            handle, version=2, flags=1 << 31, security_descriptor=FULL
+        ),
+        "attach, bad SDDL": lambda: api.AttachVirtualDisk(
+            handle, security_descriptor="?"
+        ),
+        "attach, refused": lambda: api.AttachVirtualDisk(
+            handle, security_descriptor=FULL[:-1]
+        ),
+        "attach, overlapped, fails": lambda: api.AttachVirtualDisk(
+            handle, flags=1 << 31, overlapped=api.Overlapped()
+        ),
+        "detach, fails": lambda: api.DetachVirtualDisk(handle, flags=1),
+        "path, fails": lambda: api.GetVirtualDiskPhysicalPath(handle),
+        "all paths": api.GetAllAttachedVirtualDiskPhysicalPaths,
+        "information": lambda: [
+            api.GetVirtualDiskInformation(handle, n) for n in (1, 2, 6, 9, 13)
+        ],
+        "information, fails": lambda: api.GetVirtualDiskInformation(handle, 3),
+        "Overlapped": lambda: api.Overlapped().event,
+        "Overlapped, refused": lambda: api.Overlapped().result(),
+    }
+
+
+LEAK_NAMES = [
+    "open", "open, fails", "open, refused", "attach, fails", "attach, bad SDDL",
+    "attach, refused", "attach, overlapped, fails", "detach, fails", "path, fails",
+    "all paths", "information", "information, fails", "Overlapped",
+    "Overlapped, refused",
+]  # fmt: skip
+
+
+def resident_kib() -> int:
+    status = pathlib.Path("/proc/self/status").read_text()
+    found = re.search(r"VmData:\s+(\d+)", status)
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.skipif(not LINUX, reason="/proc")
+@pytest.mark.parametrize("name", LEAK_NAMES)
+def test_no_leak(handle: api.Handle, name: str) -> None:
+    cases = leak_cases(handle)
+    assert list(cases) == LEAK_NAMES
+
+    def repeat(count: int) -> None:
+        for _ in range(count):
+            with contextlib.suppress(OSError, ValueError):
+                cases[name]()
+        gc.collect()
+
+    repeat(200)
+    descriptors, data = open_descriptors(), resident_kib()
+    tracemalloc.start()
+    repeat(200)
+    before = tracemalloc.get_traced_memory()[0]
+    repeat(2000)
+    growth = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert growth < 2000  # less than one byte a call
+    assert resident_kib() - data < 1024
+    assert open_descriptors() == descriptors
+
+
+# Attached for real.
+
+
+@pytest.fixture
+def attachable(image: str) -> Iterator[api.Handle]:
+    require_loop()
+    with api.OpenVirtualDisk(image, version=2) as opened:
+        yield opened
+
+
+def content(device: str, length: int = 4 << 20) -> bytes:
+    with open(device, "rb", buffering=0) as disk:
+        return disk.read(length)
+
+
+def test_attach_and_detach(attachable: api.Handle) -> None:
+    api.AttachVirtualDisk(attachable, flags=NO_DRIVE_LETTER)
+    device = api.GetVirtualDiskPhysicalPath(attachable)
+    assert content(device) == pattern(4 << 20)
+    assert attachable.path in api.GetAllAttachedVirtualDiskPhysicalPaths()
+    assert api.GetVirtualDiskInformation(attachable, 13) is True
+    api.DetachVirtualDisk(attachable)
+    assert attachable.path not in api.GetAllAttachedVirtualDiskPhysicalPaths()
+    assert api.GetVirtualDiskInformation(attachable, 13) is False
+
+
+def test_long_list_of_attached(tmp_path: pathlib.Path) -> None:
+    """Longer than the first buffer."""
+    require_loop()
+    with contextlib.ExitStack() as stack:
+        paths = []
+        for number in range(4):
+            path = str(make_vhd(tmp_path / f"{'long' * 40}{number}.vhd"))
+            handle = stack.enter_context(api.OpenVirtualDisk(path, version=2))
+            api.AttachVirtualDisk(handle, flags=NO_DRIVE_LETTER)
+            paths.append(path)
+        assert set(paths) <= set(api.GetAllAttachedVirtualDiskPhysicalPaths())
+
+
+def test_close_detaches(attachable: api.Handle, tmp_path: pathlib.Path) -> None:
+    api.AttachVirtualDisk(attachable, flags=NO_DRIVE_LETTER)
+    assert list(loops_of(tmp_path))
+    attachable.close()
+    assert not list(loops_of(tmp_path))
+
+
+def test_restricted_range(attachable: api.Handle) -> None:
+    api.AttachVirtualDisk(
+        attachable,
+        flags=NO_DRIVE_LETTER | api.ATTACH_VIRTUAL_DISK_FLAG_RESTRICTED_RANGE,
+        version=2,
+        restricted_offset=1 << 20,
+        restricted_length=1 << 19,
+    )
+    device = api.GetVirtualDiskPhysicalPath(attachable)
+    assert content(device) == pattern(4 << 20)[1 << 20 : (1 << 20) + (1 << 19)]
+
+
+def test_iso(tmp_path: pathlib.Path) -> None:
+    require_loop()
+    path = make_iso(tmp_path / "image.iso")
+    with api.OpenVirtualDisk(str(path), access_mask=READ, rw_depth=0) as handle:
+        api.AttachVirtualDisk(handle, flags=READ_ONLY)
+        device = api.GetVirtualDiskPhysicalPath(handle)
+        assert content(device) == path.read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["D:(A;;GA;;;WD)", "D:(A;;GR;;;WD)"])
+def test_sddl_reaches_the_node(attachable: api.Handle, mode: str) -> None:
+    api.AttachVirtualDisk(attachable, flags=NO_DRIVE_LETTER, security_descriptor=mode)
+    device = api.GetVirtualDiskPhysicalPath(attachable)
+    expected = 0o666 if "GA" in mode else 0o444
+    assert os.stat(device).st_mode & 0o777 == expected
+
+
+def test_descriptor_bytes_reach_the_node(attachable: api.Handle) -> None:
+    api.AttachVirtualDisk(
+        attachable,
+        flags=NO_DRIVE_LETTER,
+        security_descriptor=descriptor(dacl=acl(ace(EVERYONE))),
+    )
+    device = api.GetVirtualDiskPhysicalPath(attachable)
+    assert os.stat(device).st_mode & 0o777 == 0o666
+
+
+def test_overlapped_attach(attachable: api.Handle) -> None:
+    overlapped = api.Overlapped()
+    api.AttachVirtualDisk(attachable, flags=NO_DRIVE_LETTER, overlapped=overlapped)
+    assert overlapped.wait(30)
+    assert not overlapped.pending
+    overlapped.result()
+    assert overlapped.progress()[0] == 0
+    device = api.GetVirtualDiskPhysicalPath(attachable)
+    assert content(device) == pattern(4 << 20)
+
+
+def test_overlapped_attach_with_descriptor(attachable: api.Handle) -> None:
+    overlapped = api.Overlapped()
+    api.AttachVirtualDisk(
+        attachable,
+        flags=NO_DRIVE_LETTER,
+        security_descriptor="D:(A;;GA;;;WD)",
+        overlapped=overlapped,
+    )
+    gc.collect()
+    assert overlapped.wait(30)
+    overlapped.result()
+    device = api.GetVirtualDiskPhysicalPath(attachable)
+    assert os.stat(device).st_mode & 0o777 == 0o666
+
+
+def attach_and_wait(handle: api.Handle) -> None:
+    overlapped = api.Overlapped()
+    api.AttachVirtualDisk(handle, flags=NO_DRIVE_LETTER, overlapped=overlapped)
+    assert overlapped.wait(30)
+    overlapped.result()
+
+
+def test_overlapped_attach_fails(attachable: api.Handle) -> None:
+    api.AttachVirtualDisk(attachable, flags=NO_DRIVE_LETTER)
+    with api.OpenVirtualDisk(attachable.path, version=2) as second:
+        with pytest.raises(VirtualDiskError) as caught:
+            attach_and_wait(second)
+        assert caught.value.winerror == 32
+        assert caught.value.filename == attachable.path
+
+
+def test_overlapped_reused(attachable: api.Handle) -> None:
+    overlapped = api.Overlapped()
+    for _ in range(5):
+        api.AttachVirtualDisk(attachable, flags=NO_DRIVE_LETTER, overlapped=overlapped)
+        assert overlapped.wait(30)
+        overlapped.result()
+        api.DetachVirtualDisk(attachable)
+
+
+def code_of(overlapped: api.Overlapped) -> int:
+    try:
+        overlapped.result()
+    except VirtualDiskError as error:
+        return error.winerror
+    return 0
+
+
+def test_overlapped_cancelled(attachable: api.Handle, tmp_path: pathlib.Path) -> None:
+    """Cancelled and undone, or too late: never anything in between."""
+    for _ in range(20):
+        overlapped = api.Overlapped()
+        api.AttachVirtualDisk(attachable, flags=NO_DRIVE_LETTER, overlapped=overlapped)
+        overlapped.cancel()
+        assert overlapped.wait(30)
+        code = code_of(overlapped)
+        assert code in (0, 995)
+        assert bool(list(loops_of(tmp_path))) == (code == 0)
+        if code == 0:
+            api.DetachVirtualDisk(attachable)
+
+
+def test_overlapped_dropped(image: str, tmp_path: pathlib.Path) -> None:
+    """Nothing is left after both are dropped, pending or not."""
+    require_loop()
+    for _ in range(20):
+        handle = api.OpenVirtualDisk(image, version=2)
+        overlapped = api.Overlapped()
+        api.AttachVirtualDisk(handle, flags=NO_DRIVE_LETTER, overlapped=overlapped)
+        del handle, overlapped
+        gc.collect()
+        assert not list(loops_of(tmp_path))
+
+
+def test_exit_with_an_operation_under_way(image: str, tmp_path: pathlib.Path) -> None:
+    require_loop()
+    run(
+        f"""
+        from virtdisk import _virtdisk as api
+        handle = api.OpenVirtualDisk({image!r}, version=2)
+        overlapped = api.Overlapped()
+        api.AttachVirtualDisk(handle, flags=2, overlapped=overlapped)
+        """
+    )
+    assert not list(loops_of(tmp_path))
+
+
+def test_many_threads(tmp_path: pathlib.Path) -> None:
+    """Attached and detached at once, each by its own handle."""
+    require_loop()
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            path = str(make_vhd(tmp_path / f"{number}.vhd"))
+            with api.OpenVirtualDisk(path, version=2) as handle:
+                overlapped = api.Overlapped()
+                api.AttachVirtualDisk(
+                    handle, flags=NO_DRIVE_LETTER, overlapped=overlapped
+                )
+                assert overlapped.wait(60)
+                overlapped.result()
+                assert api.GetVirtualDiskInformation(handle, 13) is True
+                api.DetachVirtualDisk(handle)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert failures == []
+    assert not list(loops_of(tmp_path))
+
+
+# The build.
+
+
+def test_every_source_is_named_in_the_build() -> None:
+    text = (ROOT / "setup.py").read_text()
+    named = set(re.findall(r"[a-z0-9_]+", text))
+    sources = [*(ROOT / "src").glob("*.c"), *(ROOT / "src/engine").rglob("*.c")]
+    assert len(sources) > 20
+    assert [s.name for s in sources if s.stem not in named] == []
+
+
+def test_error_carries_errno(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        api.OpenVirtualDisk(str(tmp_path / "none.vhd"), version=2)
+    assert caught.value.errno == errno.ENOENT
