@@ -154,6 +154,23 @@ def _users_of(handle: _virtdisk.Handle) -> str | None:
         return None
 
 
+def _check_attach(
+    flags: AttachFlag | int,
+    security: str | bytes | None,
+    restricted_range: tuple[int, int] | None,
+) -> tuple[int, int, int]:
+    """The flags, and the offset and length of the part to show."""
+    bits = check_flags(flags)
+    check_security(security)
+    offset, length = check_range(restricted_range)
+    if length:
+        bits |= int(AttachFlag.RESTRICTED_RANGE)
+    elif bits & AttachFlag.RESTRICTED_RANGE:
+        msg = "AttachFlag.RESTRICTED_RANGE needs restricted_range"
+        raise ValueError(msg)
+    return bits, offset, length
+
+
 class VirtualDisk:
     """An open virtual disk image: VHD, VHDX or ISO.
 
@@ -267,12 +284,7 @@ class VirtualDisk:
 
         Source: AttachVirtualDisk.
         """
-        bits = check_flags(flags)
-        check_security(security)
-        offset, length = check_range(restricted_range)
-        if bits & AttachFlag.RESTRICTED_RANGE and not length:
-            msg = "AttachFlag.RESTRICTED_RANGE needs restricted_range"
-            raise ValueError(msg)
+        bits, offset, length = _check_attach(flags, security, restricted_range)
         if self._optical and read_only is False:
             msg = "an ISO image can only be attached read-only"
             raise ValueError(msg)
@@ -282,8 +294,6 @@ class VirtualDisk:
             bits |= AttachFlag.NO_DRIVE_LETTER
         if permanent:
             bits |= AttachFlag.PERMANENT_LIFETIME
-        if length:
-            bits |= AttachFlag.RESTRICTED_RANGE
         self._attach(int(bits), security, offset, length)
 
     def _attach(
@@ -511,7 +521,9 @@ def attach(
 
     Source: OpenVirtualDisk, AttachVirtualDisk.
     """
-    reading = bool(read_only) or bool(check_flags(flags) & AttachFlag.READ_ONLY)
+    # Before the image is opened: misuse is told before any system call.
+    bits, _, _ = _check_attach(flags, security, restricted_range)
+    reading = bool(read_only) or bool(bits & AttachFlag.READ_ONLY)
     disk = open(path, read_only=reading, storage_type=storage_type)
     try:
         disk.attach(

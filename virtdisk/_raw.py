@@ -10,9 +10,11 @@ Source: CreateFile, "Physical Disks and Volumes" (sector-aligned access).
 
 from __future__ import annotations
 
+import array
 import errno
 import io
 import os
+import sys
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 if TYPE_CHECKING:
@@ -23,6 +25,23 @@ __all__ = ["SectorFile", "check_mode", "open_raw", "open_sectors"]
 _MODES: Final = {"rb": "rb", "r+b": "r+b", "rb+": "r+b"}
 _MAX_TRANSFER: Final = 1 << 20  # bytes of one system call
 _BUFFER_SIZE: Final = 64 << 10
+_BLKROGET: Final = 0x125E  # _IO(0x12, 94): whether a block device is read-only
+
+
+if sys.platform == "win32":
+
+    def _is_read_only(_descriptor: int) -> bool:
+        """False: Windows itself refuses to open such a drive for writing."""
+        return False
+
+else:
+    import fcntl
+
+    def _is_read_only(descriptor: int) -> bool:
+        """Whether a block device is read-only."""
+        flag = array.array("i", [0])
+        fcntl.ioctl(descriptor, _BLKROGET, flag)
+        return flag[0] != 0
 
 
 def check_mode(mode: str) -> str:
@@ -200,11 +219,21 @@ def open_raw(path: str, mode: str) -> BinaryIO:
         A buffered, seekable binary file, not inherited by child processes.
 
     Raises:
-        OSError: From the system's own open().
+        OSError: From the system's own open(); EROFS for a read-only disk in
+            mode ``"r+b"``.
 
-    Source: open(2), block devices.
+    Source: open(2), block devices; BLKROGET of <linux/fs.h>.
     """
-    return cast("BinaryIO", open(path, mode))
+    file = cast("BinaryIO", open(path, mode))  # noqa: SIM115 - the caller's
+    try:
+        # Linux opens a read-only device for writing all the same.  The first
+        # write would fail, and behind a buffer that is too late.
+        if mode == "r+b" and _is_read_only(file.fileno()):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def open_sectors(path: str, mode: str, *, size: int, sector_size: int) -> BinaryIO:

@@ -140,8 +140,8 @@ def storage_type_of(path: str, storage_type: StorageType | int | None) -> int:
     Source: OpenVirtualDisk, VIRTUAL_STORAGE_TYPE.
     """
     if storage_type is None:
-        return detect_storage_type(path)
-    return StorageType(check_integer(storage_type, "storage_type", 32))
+        return int(detect_storage_type(path))
+    return int(StorageType(check_integer(storage_type, "storage_type", 32)))
 
 
 def is_optical(path: str, storage_type: int) -> bool:

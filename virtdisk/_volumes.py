@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-import stat
 
 __all__ = ["describe_users", "mount_points"]
 
@@ -40,17 +39,6 @@ def _unescape(field: str) -> str:
     return os.fsdecode(raw)
 
 
-def _device_number(path: str) -> str | None:
-    """``"7:3"`` for a block device's node, else None."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    if not stat.S_ISBLK(status.st_mode):
-        return None
-    return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-
-
 def _sysfs_parts(name: str) -> list[pathlib.Path]:
     """The sysfs directories of a disk and of its partitions."""
     disk = _SYS_BLOCK / name
@@ -64,10 +52,9 @@ def _sysfs_parts(name: str) -> list[pathlib.Path]:
 def _numbers_and_nodes(device: str) -> tuple[set[str], set[str]]:
     """The numbers and the nodes of a disk and of its partitions."""
     node = os.path.realpath(device)
-    numbers, nodes = {_device_number(node) or ""}, {node}
-    for part in _sysfs_parts(os.path.basename(node)):
-        numbers.add(_text(part / "dev").strip())
-        nodes.add(os.path.join(os.path.dirname(node), part.name))
+    parts = _sysfs_parts(os.path.basename(node))
+    numbers = {_text(part / "dev").strip() for part in parts}
+    nodes = {os.path.join(os.path.dirname(node), part.name) for part in parts}
     return numbers - {""}, nodes
 
 

@@ -44,8 +44,14 @@ _WIN32: Final = (
     _E(5, "ERROR_ACCESS_DENIED", _errno.EACCES, "Access is denied."),
     _E(6, "ERROR_INVALID_HANDLE", _errno.EBADF, "The handle is not valid."),
     _E(8, "ERROR_NOT_ENOUGH_MEMORY", _errno.ENOMEM, "Not enough memory."),
+    _E(12, "ERROR_INVALID_ACCESS", _errno.EINVAL, "The access code is not valid."),
     _E(13, "ERROR_INVALID_DATA", _errno.EINVAL, "The data is not valid."),
     _E(14, "ERROR_OUTOFMEMORY", _errno.ENOMEM, "Out of memory."),
+    _E(15, "ERROR_INVALID_DRIVE", _errno.ENODEV, "The drive was not found."),
+    _E(
+        17, "ERROR_NOT_SAME_DEVICE", _errno.EXDEV, "The files lie on different devices."
+    ),
+    _E(18, "ERROR_NO_MORE_FILES", _errno.ENODATA, "There are no more files."),
     _E(19, "ERROR_WRITE_PROTECT", _errno.EROFS, "The medium is write-protected."),
     _E(20, "ERROR_BAD_UNIT", _errno.ENODEV, "The device was not found."),
     _E(21, "ERROR_NOT_READY", _errno.ENXIO, "The disk is not attached."),
@@ -86,17 +92,32 @@ _WIN32: Final = (
     _E(38, "ERROR_HANDLE_EOF", _errno.EIO, "The end of the file was reached."),
     _E(39, "ERROR_HANDLE_DISK_FULL", _errno.ENOSPC, "The disk is full."),
     _E(50, "ERROR_NOT_SUPPORTED", _errno.ENOTSUP, "The request is not supported."),
+    _E(53, "ERROR_BAD_NETPATH", _errno.ENOENT, "The network path was not found."),
     _E(55, "ERROR_DEV_NOT_EXIST", _errno.ENODEV, "The disk is not attached."),
+    _E(59, "ERROR_UNEXP_NET_ERR", _errno.EIO, "An unexpected network error occurred."),
+    _E(64, "ERROR_NETNAME_DELETED", _errno.EIO, "The network connection was lost."),
     _E(65, "ERROR_NETWORK_ACCESS_DENIED", _errno.EACCES, "Network access is denied."),
     _E(80, "ERROR_FILE_EXISTS", _errno.EEXIST, "The file exists."),
-    _E(82, "ERROR_CANNOT_MAKE", _errno.EIO, "The file cannot be created."),
     _E(87, "ERROR_INVALID_PARAMETER", _errno.EINVAL, "A parameter is not valid."),
+    _E(89, "ERROR_NO_PROC_SLOTS", _errno.ENOMEM, "No other process can be started."),
+    _E(
+        108,
+        "ERROR_DRIVE_LOCKED",
+        _errno.EBUSY,
+        "The disk is locked by another process.",
+    ),
+    _E(109, "ERROR_BROKEN_PIPE", _errno.EIO, "The pipe has ended."),
+    _E(110, "ERROR_OPEN_FAILED", _errno.EIO, "The file or device cannot be opened."),
+    _E(111, "ERROR_BUFFER_OVERFLOW", _errno.ENAMETOOLONG, "The file name is too long."),
     _E(112, "ERROR_DISK_FULL", _errno.ENOSPC, "There is no space left."),
     _E(
         120,
         "ERROR_CALL_NOT_IMPLEMENTED",
         _errno.ENOSYS,
         "This system does not implement the function.",
+    ),
+    _E(
+        121, "ERROR_SEM_TIMEOUT", _errno.ETIMEDOUT, "The device did not answer in time."
     ),
     _E(
         122,
@@ -106,13 +127,27 @@ _WIN32: Final = (
     ),
     _E(123, "ERROR_INVALID_NAME", _errno.EINVAL, "The name is not valid."),
     _E(
+        124, "ERROR_INVALID_LEVEL", _errno.EINVAL, "The information class is not valid."
+    ),
+    _E(
         131,
         "ERROR_NEGATIVE_SEEK",
         _errno.EINVAL,
         "The position lies before the start of the file.",
     ),
+    _E(
+        132,
+        "ERROR_SEEK_ON_DEVICE",
+        _errno.ESPIPE,
+        "The device has no position to move to.",
+    ),
+    _E(145, "ERROR_DIR_NOT_EMPTY", _errno.ENOTEMPTY, "The directory is not empty."),
     _E(158, "ERROR_NOT_LOCKED", _errno.EINVAL, "The range is not locked."),
     _E(161, "ERROR_BAD_PATHNAME", _errno.ENOENT, "The path is not valid."),
+    _E(
+        164, "ERROR_MAX_THRDS_REACHED", _errno.ENOMEM, "No more threads can be started."
+    ),
+    _E(167, "ERROR_LOCK_FAILED", _errno.EACCES, "A part of the file cannot be locked."),
     _E(170, "ERROR_BUSY", _errno.EBUSY, "The disk is in use."),
     _E(183, "ERROR_ALREADY_EXISTS", _errno.EEXIST, "It exists already."),
     _E(
@@ -124,14 +159,8 @@ _WIN32: Final = (
     _E(223, "ERROR_FILE_TOO_LARGE", _errno.EFBIG, "The file is too large."),
     _E(234, "ERROR_MORE_DATA", _errno.EINVAL, "More data is available."),
     _E(258, "WAIT_TIMEOUT", _errno.ETIMEDOUT, "The wait timed out."),
-    _E(267, "ERROR_DIRECTORY", _errno.ENOTDIR, "It is not a directory."),
-    _E(
-        483,
-        "ERROR_DEVICE_HARDWARE_ERROR",
-        _errno.EIO,
-        "The device reported a hardware error.",
-    ),
-    _E(487, "ERROR_INVALID_ADDRESS", _errno.EFAULT, "The address is bad."),
+    _E(259, "ERROR_NO_MORE_ITEMS", _errno.ENODATA, "There are no more items."),
+    _E(267, "ERROR_DIRECTORY", _errno.EINVAL, "It is not a directory."),
     _E(
         534,
         "ERROR_ARITHMETIC_OVERFLOW",
@@ -168,9 +197,38 @@ _WIN32: Final = (
         _errno.EIO,
         "The file was changed from outside while it was open.",
     ),
+    _E(1110, "ERROR_MEDIA_CHANGED", _errno.EIO, "The medium was changed."),
+    _E(
+        1112,
+        "ERROR_NO_MEDIA_IN_DRIVE",
+        _errno.ENXIO,
+        "There is no medium in the drive.",
+    ),
     _E(1117, "ERROR_IO_DEVICE", _errno.EIO, "The device reported an I/O error."),
-    _E(1168, "ERROR_NOT_FOUND", _errno.ENOENT, "The element was not found."),
+    _E(1142, "ERROR_TOO_MANY_LINKS", _errno.EMLINK, "The file has too many links."),
+    _E(
+        1150,
+        "ERROR_OLD_WIN_VERSION",
+        _errno.ENOTSUP,
+        "A newer version of Windows is needed.",
+    ),
+    _E(
+        1167,
+        "ERROR_DEVICE_NOT_CONNECTED",
+        _errno.ENODEV,
+        "The device is not connected.",
+    ),
+    _E(1168, "ERROR_NOT_FOUND", _errno.ENXIO, "The element was not found."),
     _E(1223, "ERROR_CANCELLED", _errno.ECANCELED, "The user cancelled it."),
+    _E(
+        1224,
+        "ERROR_USER_MAPPED_FILE",
+        _errno.EACCES,
+        "A mapped section of the file is open.",
+    ),
+    _E(
+        1300, "ERROR_NOT_ALL_ASSIGNED", _errno.EPERM, "The account lacks the privilege."
+    ),
     _E(1305, "ERROR_UNKNOWN_REVISION", _errno.EINVAL, "The revision is not known."),
     _E(
         1307,
@@ -222,14 +280,27 @@ _WIN32: Final = (
         _errno.ENOMEM,
         "The system has no resources left for this.",
     ),
+    _E(1455, "ERROR_COMMITMENT_LIMIT", _errno.ENOMEM, "The paging file is too small."),
     _E(1460, "ERROR_TIMEOUT", _errno.ETIMEDOUT, "The time is up."),
+    _E(1816, "ERROR_NOT_ENOUGH_QUOTA", _errno.ENOMEM, "A quota is exhausted."),
+    _E(
+        1920,
+        "ERROR_CANT_ACCESS_FILE",
+        _errno.EACCES,
+        "The system cannot access the file.",
+    ),
     _E(
         1921,
         "ERROR_CANT_RESOLVE_FILENAME",
         _errno.ELOOP,
         "The file name cannot be resolved.",
     ),
-    _E(5023, "ERROR_INVALID_STATE", _errno.EINVAL, "The state does not allow this."),
+    _E(
+        4390,
+        "ERROR_NOT_A_REPARSE_POINT",
+        _errno.EINVAL,
+        "The file is no reparse point.",
+    ),
     _E(
         6002,
         "ERROR_FILE_ENCRYPTED",
@@ -501,7 +572,7 @@ _VHD: Final = (
     _E(
         0xC03A0030,
         "ERROR_VHD_MISSING_CHANGE_TRACKING_INFORMATION",
-        _errno.ENOENT,
+        _errno.ENODATA,
         "Nothing is recorded for this change tracking identifier.",
     ),
     _E(

@@ -118,13 +118,19 @@ def _on_terminate(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _wait() -> None:
-    """Sleeps until Ctrl-C or SIGTERM."""
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        return
+def _sleep() -> None:
+    """Sleeps until Ctrl-C or SIGTERM, which raise KeyboardInterrupt."""
+    while True:
+        time.sleep(3600)
+
+
+def _show_attached(disk: virtdisk.VirtualDisk, *, as_json: bool) -> None:
+    """Says at once where the disk is: a reader of a pipe may wait for it."""
+    if as_json:
+        _print_json({"path": disk.path, "physical_path": disk.physical_path})
+    else:
+        print(_printable(disk.physical_path))
+    sys.stdout.flush()
 
 
 def _attach(arguments: argparse.Namespace) -> int:
@@ -140,13 +146,14 @@ def _attach(arguments: argparse.Namespace) -> int:
         restricted_range=tuple(arguments.range) if arguments.range else None,
         storage_type=_TYPES.get(arguments.type),
     ) as disk:
-        if arguments.json:
-            _print_json({"path": disk.path, "physical_path": disk.physical_path})
-        else:
-            print(_printable(disk.physical_path))
-        if arguments.wait:
-            sys.stdout.flush()
-            _wait()
+        try:
+            _show_attached(disk, as_json=arguments.json)
+            if arguments.wait:
+                _sleep()
+        except KeyboardInterrupt:
+            # From here on it is how a waiting command is asked to end.
+            if not arguments.wait:
+                raise
     return DONE
 
 
