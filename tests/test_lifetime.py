@@ -6,7 +6,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -14,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 from support import (
+    PYTHON,
     loops_of,
     make_iso,
     make_vhd,
@@ -180,7 +180,7 @@ def make_raw(path: pathlib.Path, size: int) -> pathlib.Path:
 def hold(image: pathlib.Path, lifetime: str) -> subprocess.Popen[str]:
     """Another process that attaches the image and stays."""
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD, image, lifetime],
+        [*PYTHON, "-c", HOLD, image, lifetime],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -253,7 +253,7 @@ def test_detach_from_another_process(tmp_path: pathlib.Path) -> None:
     image = make_vhd(tmp_path / "taken.vhd")
     with virtdisk.attach(image) as disk:
         code = "import sys, virtdisk; virtdisk.detach(sys.argv[1])"
-        subprocess.run([sys.executable, "-c", code, image], check=True)
+        subprocess.run([*PYTHON, "-c", code, image], check=True)
         assert not list(loops_of(tmp_path))
         with pytest.raises(virtdisk.VirtualDiskError) as caught:
             disk.physical_path  # noqa: B018

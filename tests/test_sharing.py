@@ -6,12 +6,12 @@ import os
 import pathlib
 import pickle
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 
 import pytest
 from support import (
+    PYTHON,
     loops_of,
     make_iso,
     make_vhd,
@@ -103,7 +103,7 @@ def test_qemu_may_read_beside_a_read_only_attachment(
 
 def test_lock_lives_on_with_a_permanent_device(image: pathlib.Path) -> None:
     code = "import sys, virtdisk; virtdisk.attach(sys.argv[1], permanent=True)"
-    subprocess.run([sys.executable, "-c", code, image], check=True)
+    subprocess.run([*PYTHON, "-c", code, image], check=True)
     try:
         done = subprocess.run(
             qemu_io("-f", "raw", "-c", "read 0 512", image),
@@ -137,7 +137,7 @@ def test_attached_by_another_process(
             if not name.exists():
                 os.link(image, name)
             done = subprocess.run(
-                [sys.executable, "-c", other, name, str(mode)],
+                [*PYTHON, "-c", other, name, str(mode)],
                 capture_output=True,
                 text=True,
                 check=True,
@@ -165,7 +165,7 @@ def test_two_processes_race_for_one_image(image: pathlib.Path) -> None:
     for _ in range(10):
         pair = [
             subprocess.Popen(
-                [sys.executable, "-c", code, image],
+                [*PYTHON, "-c", code, image],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -26,6 +26,8 @@ IMAGES = pathlib.Path(
     os.environ.get("VIRTDISK_TEST_IMAGES") or ROOT.parent / "shared" / "images"
 )
 LINUX = sys.platform.startswith("linux")
+# -P: the source tree, where tests are run, has no compiled module.
+PYTHON = [sys.executable, "-P"]
 CHUNK = 1 << 20
 
 
@@ -111,7 +113,7 @@ def pattern(size: int, seed: int = 1) -> bytes:
     return b"".join(sectors)[:size]
 
 
-def vhd_checksum(structure: bytes, at: int) -> int:
+def vhd_checksum(structure: bytes | bytearray, at: int) -> int:
     """FORMATS.md 1.3: the complement of the sum of all other bytes."""
     return ~(sum(structure) - sum(structure[at : at + 4])) & 0xFFFFFFFF
 
