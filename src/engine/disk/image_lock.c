@@ -46,8 +46,8 @@ static const struct lock_needs read_needs = {
     .unshared = PERMISSION_WRITE | PERMISSION_RESIZE,
 };
 
-/* Readers that need consistent data do not share writing, so to hold it
- * keeps them out as well. */
+/* A reader who needs the data to stand still does not share writing with
+ * others, so that to hold it keeps him out.  QEMU's own disks are held so. */
 static const struct lock_needs write_needs = {
     .held = PERMISSION_CONSISTENT_READ | PERMISSION_WRITE | PERMISSION_RESIZE,
     .unshared = PERMISSION_WRITE | PERMISSION_RESIZE,

@@ -15,7 +15,8 @@
 
 enum vd_lock_mode {
     VD_LOCK_READ,  /* attach read-only: others may read */
-    VD_LOCK_WRITE, /* attach read-write: nobody else */
+    VD_LOCK_WRITE, /* attach read-write: only those who read without minding
+                      changes, as beside a running virtual machine */
 };
 
 /* Takes the locks of an attachment on fd.  ERROR_SHARING_VIOLATION, with
