@@ -502,11 +502,14 @@ def test_wait_survives_a_detach_by_others(
     assert (process.returncode, out, err) == (0, "", "")
 
 
-# Everything is imported before the privileges go: nobody may have no right to
-# read the interpreter's own files.
+# Everything is imported before the privileges go, for nobody may have no right
+# to read the interpreter's own files.  A first run, which fails, imports what
+# is only imported when needed.
 AS_NOBODY = """
-import importlib.util, locale, os, sys
+import contextlib, importlib.util, io, os, sys
 import virtdisk.cli
+with contextlib.redirect_stderr(io.StringIO()):
+    assert virtdisk.cli.main(["info", "/no/such/file"]) == 1
 if sys.argv[1] == "cli":
     module = virtdisk.cli
 else:
