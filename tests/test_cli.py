@@ -388,10 +388,9 @@ def test_info_for_people(tmp_path: pathlib.Path) -> None:
     image = make_iso(tmp_path / "a.iso", 64)
     done = run("info", image)
     assert (done.returncode, done.stderr) == (0, "")
-    rows = dict(
-        re.fullmatch(r"([\w ]+): +(.*)", line).groups()  # type: ignore[union-attr]
-        for line in done.stdout.splitlines()
-    )
+    pairs = re.findall(r"^([\w ]+): +(.*)$", done.stdout, re.MULTILINE)
+    assert len(pairs) == len(done.stdout.splitlines())
+    rows = dict(pairs)
     assert rows["image"] == str(image)
     assert rows["type"] == "iso"
     assert rows["virtual size"] == "128.0 KiB (131072)"
@@ -556,7 +555,7 @@ def example(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
     if not EXAMPLE.exists():
         pytest.skip("the examples are not here")
     return subprocess.run(
-        [sys.executable, "-P", "-W", "error", EXAMPLE, *words],
+        [sys.executable, "-P", "-W", "error", EXAMPLE, *map(str, words)],
         capture_output=True,
         text=True,
         check=False,

@@ -136,5 +136,6 @@ def test_info_has_the_types_it_says(make: typing.Any, tmp_path: pathlib.Path) ->
 
 def test_the_check_can_fail(tmp_path: pathlib.Path) -> None:
     with virtdisk.open(make_vhd(tmp_path / "a.vhd")) as disk:
-        info = dataclasses.replace(disk.info, virtual_size=True, is_loaded=7)
+        wrong: dict[str, typing.Any] = {"virtual_size": True, "is_loaded": 7}
+        info = dataclasses.replace(disk.info, **wrong)
     assert wrong_fields(info) == ["virtual_size", "is_loaded"]
