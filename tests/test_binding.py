@@ -246,9 +246,9 @@ GUIDS = ["vendor_id", "resiliency_guid", "snapshot_id"]
 
 @pytest.mark.parametrize("name", GUIDS)
 def test_guid(image: str, name: str) -> None:
-    for value in (b"", bytes(15), bytes(17), memoryview(bytes(32))):
+    for buffer in (b"", bytes(15), bytes(17), memoryview(bytes(32))):
         with pytest.raises(ValueError, match=rf"{name} must have 16 bytes, not \d+"):
-            call("OpenVirtualDisk", image, **{name: value})
+            call("OpenVirtualDisk", image, **{name: buffer})
     for value in (0, "0" * 16, uuid.UUID(int=0), [0] * 16):
         with pytest.raises(TypeError, match=f"{name} must be a bytes-like object"):
             call("OpenVirtualDisk", image, **{name: value})
