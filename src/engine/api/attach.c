@@ -59,9 +59,6 @@ static const struct combination {
     {ATTACH_VIRTUAL_DISK_FLAG_SINGLE_PARTITION |
          ATTACH_VIRTUAL_DISK_FLAG_RESTRICTED_RANGE,
      0, "either SINGLE_PARTITION or RESTRICTED_RANGE"},
-    {ATTACH_VIRTUAL_DISK_FLAG_NO_LOCAL_HOST |
-         ATTACH_VIRTUAL_DISK_FLAG_PERMANENT_LIFETIME,
-     0, "what is the caller's alone cannot outlive the caller"},
 };
 
 /* The same for an optical disc. */
