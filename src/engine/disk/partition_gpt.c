@@ -128,7 +128,7 @@ entries_size(const struct gpt_header *header)
 static bool
 is_plausible(const struct gpt_header *header, uint64_t at, uint64_t sectors)
 {
-    return header->my_sector == at &&
+    return header->my_sector == at && header->first_usable > PRIMARY_AT &&
            header->first_usable <= header->last_usable &&
            header->last_usable < sectors && header->entries_sector > 0 &&
            header->entry_size >= ENTRY_MIN_SIZE &&
