@@ -13,6 +13,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support import (
@@ -265,6 +266,41 @@ def test_no_local_host_has_no_device(vhd: pathlib.Path, tmp_path: pathlib.Path) 
         with pytest.raises(VirtualDiskError) as caught:
             disk.physical_path  # noqa: B018
         assert caught.value.winerror == 55
+
+
+@pytest.mark.parametrize("make", [make_vhd, make_iso])
+def test_attached_image_names_its_device(make: Any, tmp_path: pathlib.Path) -> None:
+    require_loop()
+    image = make(tmp_path / "image")
+    with virtdisk.attach(image) as disk:
+        device = disk.physical_path
+        with pytest.raises(virtdisk.SharingViolationError) as caught:
+            virtdisk.attach(image)
+    assert f"attached as {device}:" in (caught.value.remedy or "")
+
+
+def test_image_without_a_device_names_its_holder(vhd: pathlib.Path) -> None:
+    code = (
+        "import sys, virtdisk\n"
+        "flags = virtdisk.AttachFlag.NO_LOCAL_HOST\n"
+        "with virtdisk.attach(sys.argv[1], flags=flags): print(flush=True); input()\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-P", "-c", code, vhd],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout
+        assert holder.stdout.readline() == "\n"
+        with pytest.raises(virtdisk.SharingViolationError) as caught:
+            virtdisk.attach(vhd)
+        assert f"({holder.pid})" in (caught.value.remedy or "")
+    finally:
+        holder.communicate("\n")
+    assert holder.returncode == 0
+    virtdisk.attach(vhd).close()
 
 
 def test_busy_disk_names_the_reader(vhd: pathlib.Path) -> None:

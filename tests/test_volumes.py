@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 
 import pytest
 from support import LINUX
 
 from virtdisk import _volumes
-from virtdisk._volumes import describe_users, mount_points
+from virtdisk._volumes import describe_holders, describe_users, mount_points
 
 pytestmark = pytest.mark.skipif(not LINUX, reason="Linux only")
 
@@ -117,6 +118,22 @@ def test_processes(kernel: pathlib.Path) -> None:
     process(kernel, str(os.getpid()), "/dev/loop3")
     (kernel / "proc" / "103").mkdir()  # no rights to look into it
     assert describe_users("/dev/loop3") == "end or wait for some program (101)"
+
+
+def test_holders_of_an_image(kernel: pathlib.Path) -> None:
+    image = kernel / "a.vhd"
+    image.touch()
+    link = kernel / "link"
+    link.symlink_to(image)
+    assert describe_holders(str(link)) is None
+    for pid in ("101", "102", "103", "104"):
+        process(kernel, pid, str(image))
+    process(kernel, str(os.getpid()), str(image))
+    text = describe_holders(str(link)) or ""
+    names = re.findall(r"some program \((\d+)\)", text)
+    assert len(names) == 3
+    assert set(names) < {"101", "102", "103", "104"}
+    assert text.endswith(" and 1 more: end or wait for that")
 
 
 @pytest.mark.parametrize(("files", "named"), [(1, False), (2, True)])

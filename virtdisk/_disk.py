@@ -55,6 +55,7 @@ MICROSOFT_VENDOR: Final = uuid.UUID("ec984aec-a0f9-47e9-901f-71415a66345b")
 
 _NOT_SUPPORTED: Final = 50
 _BUSY: Final = 170
+_SHARING_VIOLATION: Final = 32
 _NOT_ATTACHED: Final = frozenset({21, 1168})  # ERROR_NOT_READY, _NOT_FOUND
 _NOT_VIRTUAL_DISK: Final = 0xC03A0015
 
@@ -152,6 +153,23 @@ def _users_of(handle: _virtdisk.Handle) -> str | None:
         return _volumes.describe_users(_virtdisk.GetVirtualDiskPhysicalPath(handle))
     except VirtualDiskError:
         return None
+
+
+def _device_of(path: str) -> str | None:
+    """An attached image's device, or None if it cannot be learned."""
+    try:
+        with _open_handle(path, storage_type_of(path, None), info_only=True) as handle:
+            return _virtdisk.GetVirtualDiskPhysicalPath(handle)
+    except VirtualDiskError:
+        return None
+
+
+def _who_holds(path: str) -> str | None:
+    """Who uses an image, if that can be seen: its device, or processes."""
+    device = _device_of(path)
+    if device is not None:
+        return f"it is attached as {device}: use that disk, or detach it first"
+    return None if WINDOWS else _volumes.describe_holders(path)
 
 
 def _check_attach(
@@ -313,6 +331,8 @@ class VirtualDisk:
             refused = error.winerror == _NOT_SUPPORTED
             if refused and flags & AttachFlag.AT_BOOT and not WINDOWS:
                 error.remedy = _AT_BOOT_REMEDY
+            if error.winerror == _SHARING_VIOLATION:
+                error.remedy = _who_holds(self._path) or error.remedy
             raise
         self._permanent = bool(flags & AttachFlag.PERMANENT_LIFETIME)
         self._size = length or None
@@ -471,14 +491,19 @@ def open(  # noqa: A001 - virtdisk.open, as gzip.open
     optical = is_optical(name, device_id)
     if not parents and not optical:  # an ISO image has none
         bits |= OpenFlag.NO_PARENTS
-    handle = _open_handle(
-        name,
-        device_id,
-        access=mask,
-        read_only=read_only,
-        info_only=info_only,
-        flags=bits,
-    )
+    try:
+        handle = _open_handle(
+            name,
+            device_id,
+            access=mask,
+            read_only=read_only,
+            info_only=info_only,
+            flags=bits,
+        )
+    except VirtualDiskError as error:
+        if error.winerror == _SHARING_VIOLATION:
+            error.remedy = _who_holds(name) or error.remedy
+        raise
     return VirtualDisk(
         handle, path=name, optical=optical, read_only=read_only or optical
     )
@@ -582,15 +607,6 @@ def detach(path: StrPath) -> None:
         name = _image_behind(name)
     with _open_for_detach(name) as handle:
         _detach_handle(handle)
-
-
-def _device_of(path: str) -> str | None:
-    """An attached image's device, or None if it cannot be learned."""
-    try:
-        with _open_handle(path, storage_type_of(path, None), info_only=True) as handle:
-            return _virtdisk.GetVirtualDiskPhysicalPath(handle)
-    except VirtualDiskError:
-        return None
 
 
 def attached() -> list[AttachedImage]:

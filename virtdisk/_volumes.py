@@ -1,8 +1,9 @@
 """Who uses an attached disk: mounts, swap, stacked devices, processes.
 
 Linux only, and only to say in an error's remedy what must be let go before a
-disk can be detached.  Everything comes from the kernel's own tables and is a
-momentary view: what cannot be read is left out, and nothing here raises.
+disk can be detached or an image attached.  Everything comes from the kernel's
+own tables and is a momentary view: what cannot be read is left out, and
+nothing here raises.
 
 Source: proc_pid_mountinfo(5), proc_swaps(5), proc_pid_fd(5),
 Documentation/ABI/stable/sysfs-block.
@@ -14,7 +15,7 @@ import os
 import pathlib
 import re
 
-__all__ = ["describe_users", "mount_points"]
+__all__ = ["describe_holders", "describe_users", "mount_points"]
 
 _SYS_BLOCK = pathlib.Path("/sys/block")
 _PROC = pathlib.Path("/proc")
@@ -140,6 +141,27 @@ def _own_files(nodes: set[str]) -> int:
     return count
 
 
+def _first(users: list[str]) -> str:
+    """The first few of a list, as words."""
+    more = len(users) - _SHOWN
+    return ", ".join(users[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def describe_holders(image: str) -> str | None:
+    """One line that says which processes have an image open.
+
+    Args:
+        image: The image file.
+
+    Returns:
+        The advice, or None if no other process can be seen.  Raises nothing.
+
+    Source: /proc/PID/fd.
+    """
+    users = _processes({os.path.realpath(image)})
+    return f"it is open in {_first(users)}: end or wait for that" if users else None
+
+
 def describe_users(physical_path: str) -> str | None:
     """One line that says who uses a disk and how to make them let go.
 
@@ -158,12 +180,7 @@ def describe_users(physical_path: str) -> str | None:
         ("remove the device on top of it:", _stacked(physical_path)),
         ("end or wait for", _processes(nodes)),
     ]
-    parts = [
-        f"{verb} {', '.join(users[:_SHOWN])}"
-        + (f" and {len(users) - _SHOWN} more" if len(users) > _SHOWN else "")
-        for verb, users in advice
-        if users
-    ]
+    parts = [f"{verb} {_first(users)}" for verb, users in advice if users]
     if not parts and _own_files(nodes) > 1:
         parts = ["close the files that this process has open on it"]
     return "; ".join(parts) or None
