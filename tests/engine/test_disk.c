@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 
 #include "check.h"
 #include "disk/disk.h"
+#include "disk/partition_table.h"
 #include "format/format.h"
 #include "vhd_bytes.h"
 
@@ -193,6 +195,112 @@ fstatfs(int fd, struct statfs *status)
         status->f_type = (__fsword_t)host_type;
     }
     return (int)result;
+}
+
+/* The engine reads sysfs of a directory in its place, NULL: the real one. */
+static const char *fake_sysfs;
+
+int
+open(const char *path, int flags, ...)
+{
+    char elsewhere[8192];
+    mode_t mode = 0;
+    if ((flags & O_CREAT) != 0) {
+        va_list arguments;
+        va_start(arguments, flags);
+        mode = (mode_t)va_arg(arguments, unsigned);
+        va_end(arguments);
+    }
+    if (fake_sysfs != NULL && strncmp(path, "/sys/dev/block/", 15) == 0) {
+        snprintf(elsewhere, sizeof(elsewhere), "%s/%s", fake_sysfs,
+                 strchr(path + 15, '/') + 1);
+        path = elsewhere;
+    }
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
+
+static void
+put_attribute(const char *directory, const char *name, const char *text)
+{
+    check_write_file(check_path(directory, name), text, strlen(text));
+}
+
+static void
+check_host(struct vd_disk *disk, uint32_t sector, uint32_t physical)
+{
+    struct vd_host_disk host = {.sector_size = 42};
+    CHECK_OK(vd_disk_host(disk, &host));
+    CHECK_EQ(sector, host.sector_size);
+    CHECK_EQ(physical, host.physical_sector_size);
+}
+
+static void
+sysfs_tells_sector_sizes(const char *scratch, const char *path)
+{
+    static const char *const nonsense[] = {"",    "none\n", "0\n", "256",
+                                           "513", "131072", "-512"};
+    char device[4200]; /* a whole disk, or a partition of one: */
+    char queue[4300];  /* its own queue */
+    char beside[4300]; /* its disk's */
+    struct vd_disk *disk = open_or_stop(path, &read_only);
+    snprintf(device, sizeof(device), "%s/device", scratch);
+    snprintf(queue, sizeof(queue), "%s/queue", device);
+    snprintf(beside, sizeof(beside), "%s/queue", scratch);
+    if (mkdir(device, 0700) < 0 || mkdir(beside, 0700) < 0) {
+        check_broken(device);
+    }
+    fake_sysfs = device;
+    check_host(disk, 512, 512); /* no block device, as on btrfs */
+    put_attribute(beside, "logical_block_size", "4096\n");
+    check_host(disk, 4096, 4096);
+    put_attribute(beside, "physical_block_size", "16384\n");
+    check_host(disk, 4096, 16384);
+    if (mkdir(queue, 0700) < 0) {
+        check_broken(queue);
+    }
+    put_attribute(queue, "logical_block_size", "512\n");
+    put_attribute(queue, "physical_block_size", "4096\n");
+    check_host(disk, 512, 4096);
+    unlink(check_path(beside, "logical_block_size"));
+    for (size_t i = 0; i < sizeof(nonsense) / sizeof(nonsense[0]); i++) {
+        put_attribute(queue, "logical_block_size", nonsense[i]);
+        check_host(disk, 512, 512);
+    }
+    fake_sysfs = NULL;
+    vd_disk_close(disk);
+}
+
+static void
+partitions_are_read_through_the_disk(const char *scratch)
+{
+    static uint8_t content[DATA + FOOTER];
+    struct vd_partition_table table;
+    const char *path = check_path(scratch, "parts.vhd");
+    memset(&table, 0xEE, sizeof(table));
+    memcpy(content + 446, "\x80\0\0\0\x07\0\0\0\x08\0\0\0\x10\0\0", 16);
+    memcpy(content + 510, "\x55\xAA", 2);
+    put_simple_footer(content + DATA, DATA, 2);
+    check_write_file(path, content, sizeof(content));
+    struct vd_disk *disk = open_or_stop(path, &read_only);
+    CHECK_OK(vd_partition_table_read(disk, &table));
+    CHECK_EQ(VD_PARTITION_MBR, table.scheme);
+    CHECK_EQ(1, table.count);
+    CHECK_EQ(4096, table.partitions[0].offset_bytes);
+    CHECK_EQ(8192, table.partitions[0].length_bytes);
+    vd_disk_close(disk);
+    /* a hybrid disc has a table too, but not as a disc */
+    path = check_path(scratch, "hybrid.iso");
+    memcpy(content + 32768,
+           "\x01"
+           "CD001",
+           6);
+    check_write_file(path, content, DATA);
+    disk = open_or_stop(path, &read_only);
+    CHECK_OK(vd_partition_table_read(disk, &table));
+    CHECK_EQ(VD_PARTITION_NONE, table.scheme);
+    CHECK_EQ(0, table.count);
+    CHECK_EQ(0, table.end_bytes);
+    vd_disk_close(disk);
 }
 
 static void
@@ -380,6 +488,8 @@ main(int argc, char **argv)
     the_open_file_counts_not_its_name(scratch);
     failures_leave_nothing_open(scratch, path);
     remote_hosts_are_known_by_type(path);
+    sysfs_tells_sector_sizes(scratch, path);
+    partitions_are_read_through_the_disk(scratch);
     threads_share_a_disk(path);
     return check_result();
 }

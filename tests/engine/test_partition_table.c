@@ -584,6 +584,21 @@ gpt_needs_a_protective_mbr(void)
 }
 
 static void
+gpt_needs_room_for_a_header(void)
+{
+    struct memory_disk *disk = new_disk(512, 1);
+    put_mbr(disk, 0, 0, 0xEE, 1, 1);
+    check_none(disk);
+    CHECK_EQ(1, disk->reads);
+    free_disk(disk);
+    disk = new_disk(8192, 8); /* no disk has such sectors */
+    put_mbr(disk, 0, 0, 0xEE, 1, 7);
+    check_none(disk);
+    CHECK_EQ(1, disk->reads);
+    free_disk(disk);
+}
+
+static void
 gpt_types_tell_data(void)
 {
     static const struct {
@@ -774,6 +789,7 @@ main(void)
     the_backup_helps(512);
     the_backup_helps(4096);
     gpt_needs_a_protective_mbr();
+    gpt_needs_room_for_a_header();
     gpt_types_tell_data();
     hostile_headers_are_refused();
     an_alternate_off_the_disk_does_not_count();

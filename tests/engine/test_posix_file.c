@@ -20,10 +20,12 @@
 
 /* Faults, each armed by a test and spent by the calls. */
 static struct {
-    int interruptions;   /* so many calls fail with EINTR */
-    int error_number;    /* then one fails with this, 0: none */
-    size_t longest;      /* no transfer is longer, 0: no limit */
-    bool nothing;        /* one write moves no byte */
+    int interruptions; /* so many calls fail with EINTR */
+    int error_number;  /* then one fails with this, 0: none */
+    size_t longest;    /* no transfer is longer, 0: no limit */
+    bool nothing;      /* one write moves no byte */
+    int fstat_error;   /* of all such calls, 0: none */
+    int fcntl_error;
     bool device_at_open; /* what is opened is not what was looked at */
 } faults;
 
@@ -108,6 +110,30 @@ openat(int dirfd, const char *path, int flags, ...)
     return (int)syscall(SYS_openat, dirfd, path, flags, 0);
 }
 
+int
+fstat(int fd, struct stat *status)
+{
+    if (faults.fstat_error != 0) {
+        errno = faults.fstat_error;
+        return -1;
+    }
+    return fstatat(fd, "", status, AT_EMPTY_PATH);
+}
+
+int
+fcntl(int fd, int command, ...)
+{
+    va_list arguments;
+    va_start(arguments, command);
+    long argument = va_arg(arguments, long);
+    va_end(arguments);
+    if (faults.fcntl_error != 0) {
+        errno = faults.fcntl_error;
+        return -1;
+    }
+    return (int)syscall(SYS_fcntl, fd, command, argument);
+}
+
 static struct vd_posix_file *
 open_or_stop(const char *path, bool writable)
 {
@@ -169,6 +195,11 @@ tells_missing_files_from_missing_paths(const char *scratch)
     CHECK_EQ(3, open_error(check_path(scratch, "file/x.vhd"), false));
     CHECK_EQ(3, open_error(check_path(scratch, "dangling/x.vhd"), false));
     CHECK_EQ(3, open_error("", false));
+    /* a name that can only be a directory's */
+    CHECK_EQ(2, open_error(check_path(scratch, "none/"), false));
+    CHECK_EQ(2, open_error("none///", false));
+    CHECK_EQ(3, open_error(check_path(scratch, "no/such//"), false));
+    CHECK_EQ(3, open_error(check_path(scratch, "file/"), false));
 }
 
 static void
@@ -198,6 +229,12 @@ other_errors_of_opening(const char *scratch)
     faults.device_at_open = true;
     CHECK_EQ(87, open_error(path, false));
     faults.device_at_open = false;
+    faults.fstat_error = EIO;
+    CHECK_EQ(1117, open_error(path, false));
+    faults.fstat_error = 0;
+    faults.fcntl_error = EPERM;
+    CHECK_EQ(5, open_error(path, false));
+    faults.fcntl_error = 0;
     check_fail_allocation(0);
     CHECK_EQ(8, open_error(path, false));
     CHECK(check_fail_allocation(-1));

@@ -322,6 +322,23 @@ fields_are_validated(void)
     }
 }
 
+/* Windows takes the current size, whoever made the image. */
+static void
+the_geometry_makes_no_disk_smaller(void)
+{
+    struct test_file file = fixed_file(FOOTER);
+    struct memory_file memory = memory_file_over(file.content, file.size);
+    struct vd_image *image = NULL;
+    uint8_t *footer = file.content + DATA;
+    memcpy(footer + 28, "vpc ", 4);
+    put_be(footer + 56, 0x00010302, 4); /* 1 * 3 * 2 sectors */
+    put_checksum(footer);
+    CHECK_OK(vd_vhd_format.open(&memory.file, &image));
+    CHECK_EQ(DATA, image->info.size_bytes);
+    image->format->close(image);
+    free(file.content);
+}
+
 static void
 only_the_exact_end_counts(void)
 {
@@ -499,6 +516,7 @@ main(void)
     fixed_disks_open(512);
     fixed_disks_open(511);
     fields_are_validated();
+    the_geometry_makes_no_disk_smaller();
     only_the_exact_end_counts();
     the_guest_s_own_images_do_not_count();
     other_kinds_are_recognised_and_refused();

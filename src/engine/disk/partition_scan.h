@@ -44,9 +44,9 @@ vd_error vd_partition_source_read(const struct vd_partition_source *source,
                                   size_t length);
 
 /*
- * Adds a partition, or skips it, telling why: empty, past the end of the
- * disk, over another one, or with a number that Linux has no minor for.
- * Returns whether it was added.
+ * Adds a partition of one sector or more, or skips it, telling why: past the
+ * end of the disk, over another one, or with a number that Linux has no minor
+ * for.  Returns whether it was added.
  */
 bool vd_partition_add(struct vd_partition_table *table,
                       const struct vd_partition_source *source,

@@ -4,6 +4,7 @@
  */
 #include "disk/partition_table.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,9 +51,6 @@ reason_to_skip(const struct vd_partition_table *table,
     if (number > VD_PARTITION_MAX || table->count >= VD_PARTITION_MAX) {
         return "too many partitions";
     }
-    if (range.count == 0) {
-        return "it is empty";
-    }
     if (!vd_range_within(range.first, range.count,
                          vd_partition_source_sectors(source))) {
         return "it does not lie inside the disk";
@@ -84,6 +82,7 @@ vd_partition_add(struct vd_partition_table *table,
                  const struct vd_partition_source *source, uint32_t number,
                  struct vd_sector_range range, bool data)
 {
+    assert(range.count > 0);
     const char *reason = reason_to_skip(table, source, number, range);
     if (reason != NULL) {
         vd_trace(VD_TRACE_DISK, "partition %u is skipped: %s", number, reason);
