@@ -53,6 +53,7 @@ create_event(bool manual_reset, bool signalled, HANDLE *out)
     }
     event->manual_reset = manual_reset;
     event->fd = fd;
+    atomic_init(&event->sets, 0);
     vd_error error = vd_handle_create(&event_type, &event->object, out);
     if (error) {
         return error;
@@ -88,9 +89,10 @@ vd_event_release(struct vd_event *event)
 /* Neither call can fail but with EAGAIN: the counter is at its maximum, so
  * the event is signalled, or at zero, so it is not. */
 void
-vd_event_set(const struct vd_event *event)
+vd_event_set(struct vd_event *event)
 {
     uint64_t one = 1;
+    atomic_fetch_add_explicit(&event->sets, 1, memory_order_release);
     ssize_t written = write(event->fd, &one, sizeof(one));
     (void)written;
 }
@@ -104,7 +106,7 @@ take_signal(const struct vd_event *event)
 }
 
 void
-vd_event_reset(const struct vd_event *event)
+vd_event_reset(struct vd_event *event)
 {
     (void)take_signal(event);
 }
@@ -141,7 +143,7 @@ time_left(const struct timespec *deadline)
 }
 
 bool
-vd_event_wait(const struct vd_event *event, DWORD milliseconds)
+vd_event_wait(struct vd_event *event, DWORD milliseconds)
 {
     struct timespec deadline = deadline_after(milliseconds);
     struct pollfd poll_fd = {.fd = event->fd, .events = POLLIN};
@@ -152,6 +154,7 @@ vd_event_wait(const struct vd_event *event, DWORD milliseconds)
         /* Another waiter may have taken an auto-reset event's signal between
          * ppoll and read: then the wait goes on. */
         if (ready > 0 && (event->manual_reset || take_signal(event))) {
+            (void)atomic_load_explicit(&event->sets, memory_order_acquire);
             return true;
         }
         if (ready == 0) {
@@ -189,7 +192,7 @@ CreateEventW(LPSECURITY_ATTRIBUTES lpEventAttributes, BOOL bManualReset,
 }
 
 static BOOL
-with_event(HANDLE handle, void (*act)(const struct vd_event *event))
+with_event(HANDLE handle, void (*act)(struct vd_event *event))
 {
     struct vd_event *event;
     vd_error error = vd_event_acquire(handle, &event);

@@ -70,8 +70,7 @@ release_event(struct vd_event *event)
 /* The end of an operation: from here on the OVERLAPPED is the caller's.
  * event NULL: nobody is to be told. */
 static void
-settle(struct vd_operation *operation, vd_error result,
-       const struct vd_event *event)
+settle(struct vd_operation *operation, vd_error result, struct vd_event *event)
 {
     VD_SCOPED_LOCK(&operation->lock);
     operation->over = true;

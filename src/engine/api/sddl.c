@@ -491,7 +491,7 @@ ConvertStringSecurityDescriptorToSecurityDescriptorW(
     PSECURITY_DESCRIPTOR *SecurityDescriptor, PULONG SecurityDescriptorSize)
 {
     uint8_t *bytes = NULL;
-    ULONG size;
+    ULONG size = 0;
     vd_error error = ERROR_INVALID_PARAMETER;
     if (SecurityDescriptor != NULL) {
         error = convert_utf16(StringSecurityDescriptor, StringSDRevision,
