@@ -164,6 +164,17 @@ def test_constants_are_those_of_the_api() -> None:
     assert {n: found[n] for n in set(found) - set(oracle)} == aliases
 
 
+def test_stub_is_that_of_the_module(tmp_path: pathlib.Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "mypy.stubtest", "virtdisk._virtdisk"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no issues" in done.stdout
+
+
 # Arguments: refused before any call.
 
 INTEGERS = {

@@ -379,7 +379,7 @@ query(enum function function, ULONG *size, void *buffer, size_t offset)
         }
         memset(output + needed - offset, 0, output_growth);
     }
-    else if (code == ERROR_SUCCESS && needed > 0) {
+    else if (code == ERROR_SUCCESS && output_size > 0) {
         memcpy((uint8_t *)buffer + offset, output, output_size);
     }
     *size = needed;
