@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import pathlib
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -239,3 +241,36 @@ def test_attach_images_script() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("it reads as the image: yes") == 2
     assert done.stdout.endswith("2 kinds attached, read and detached\n")
+
+
+def test_tests_of_the_installed_package_are_collected_without_the_tree(
+    tmp_path: pathlib.Path,
+) -> None:
+    """As cibuildwheel lays them out."""
+    with open(ROOT / "pyproject.toml", "rb") as source:
+        wheels = tomllib.load(source)["tool"]["cibuildwheel"]
+    assert wheels["test-command"] == "python tools/test_installed.py"
+    for name in wheels["test-sources"]:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name)
+        else:
+            shutil.copy(ROOT / name, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "tools/test_installed.py", "--collect-only", "-q"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tests/test_contract.py::" in done.stdout
+    assert "tests/test_lifetime.py::" in done.stdout
+    assert "test_layers.py" not in done.stdout
+
+
+def test_what_is_left_out_there_exists() -> None:
+    script = runpy.run_path(str(ROOT / "tools" / "test_installed.py"))
+    named = script["NEED_TREE"]
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    for node in script["NEED_TREE_TESTS"]:
+        file, _, test = node.partition("::")
+        assert f"def {test}(" in (ROOT / file).read_text()
