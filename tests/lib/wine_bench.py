@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import pathlib
+import platform
 import re
 import shutil
 import struct
@@ -21,7 +22,7 @@ import sys
 import sysconfig
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from support import ROOT, missing, require_tool
@@ -90,12 +91,14 @@ LIB_UNUSED: Final = shutil.ignore_patterns(
 )
 
 
-def run(*command: str | os.PathLike[str], **environment: str) -> str:
+def run(
+    *command: str | os.PathLike[str], environment: Mapping[str, str] | None = None
+) -> str:
     """Runs a program to its end.
 
     Args:
         command: The program and its arguments.
-        environment: Variables added to this process's.
+        environment: Its variables; None: those of this process.
 
     Returns:
         What it wrote to standard output.
@@ -108,7 +111,7 @@ def run(*command: str | os.PathLike[str], **environment: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env={**os.environ, **environment},
+        env=environment,
         check=False,
     )
     if done.returncode != 0:
@@ -124,7 +127,10 @@ def cache_directory() -> pathlib.Path:
     """Where downloads and the Wine prefix are kept between sessions."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     path = pathlib.Path(base, "virtdisk-wine")
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        missing(f"no place for downloads (set XDG_CACHE_HOME): {error}")
     return path
 
 
@@ -157,8 +163,11 @@ def cached(
     final = cache / f"{name}-{digest}"
     if not final.exists():
         new = pathlib.Path(tempfile.mkdtemp(dir=cache, prefix=f"{name}-new-"))
-        make(new)
-        new.rename(final)
+        try:
+            make(new)
+            new.rename(final)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
     return final
 
 
@@ -280,7 +289,7 @@ def stable_abi(
     )
     text = run(
         *(sys.executable, "-c", program, str(minor)),
-        PYTHONPATH=os.fspath(packages),
+        environment={**os.environ, "PYTHONPATH": os.fspath(packages)},
     )
     functions, data = text.splitlines()
     return (
@@ -304,6 +313,8 @@ class Bench:
 
     def __init__(self, cache: pathlib.Path, directory: pathlib.Path) -> None:
         """Makes an empty bench in an empty directory."""
+        if platform.machine() != "x86_64":
+            missing(f"Wine runs x64 programs on x86-64, not {platform.machine()}")
         self.cache = cache
         self.stage = directory / "stage"
         self.work = directory / "work"
@@ -433,12 +444,12 @@ class Bench:
 
         def make(directory: pathlib.Path) -> None:
             environment = self.environment(directory)
-            run(self.wine, "wineboot", "-i", **environment)
+            run(self.wine, "wineboot", "-i", environment=environment)
             # By default Wine poses as Windows 7, which knows no VHDX.
             version = ("/v", "Version", "/t", "REG_SZ", "/d", "win10", "/f")
             key = r"HKCU\Software\Wine"
-            run(self.wine, "reg", "add", key, *version, **environment)
-            run(self.wineserver, "-w", **environment)
+            run(self.wine, "reg", "add", key, *version, environment=environment)
+            run(self.wineserver, "-w", environment=environment)
             (directory / "dosdevices/z:").unlink()
 
         return cached(self.cache, "prefix", run(self.wine, "--version"), make)
@@ -446,15 +457,16 @@ class Bench:
     @staticmethod
     def environment(prefix: pathlib.Path, dll: str = "n") -> dict[str, str]:
         """The variables Wine runs with; no display, no questions."""
+        ours = ("HOME", "PATH", "USER")
         return {
+            **{name: os.environ[name] for name in ours if name in os.environ},
+            "LC_ALL": "C.UTF-8",
             "WINEPREFIX": os.fspath(prefix),
             "WINEARCH": "win64",
             "WINEDEBUG": "-all",
             "WINEDLLOVERRIDES": (
                 f"mscoree=;mshtml=;winemenubuilder.exe=d;virtdisk={dll}"
             ),
-            "DISPLAY": "",
-            "WAYLAND_DISPLAY": "",
         }
 
     def python(
@@ -483,7 +495,7 @@ class Bench:
             return subprocess.run(
                 (self.wine, r"P:\python.exe", "-B", *arguments),
                 cwd=self.work,
-                env={**os.environ, **wine, **guest},
+                env={**wine, **guest},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -493,9 +505,7 @@ class Bench:
             )
         finally:
             # Only this prefix's processes; there may be none.
-            subprocess.run(
-                (self.wineserver, "-k"), env={**os.environ, **wine}, check=False
-            )
+            subprocess.run((self.wineserver, "-k"), env=wine, check=False)
 
     def pytest(self, name: str, dll: str) -> subprocess.CompletedProcess[str]:
         """Runs a folder of guest tests; results go to W:\\<name>.xml."""
@@ -548,8 +558,11 @@ class Zig:
             *("-I", self.directory / "virtdisk"),
             *("-isystem", self.directory / "python"),
             *("-c", source, "-o", self.directory / f"{source.stem}.o"),
-            ZIG_GLOBAL_CACHE_DIR=self.cache,
-            ZIG_LOCAL_CACHE_DIR=self.cache,
+            environment={
+                **os.environ,
+                "ZIG_GLOBAL_CACHE_DIR": self.cache,
+                "ZIG_LOCAL_CACHE_DIR": self.cache,
+            },
         )
 
     def msvc_flags(self) -> list[str | os.PathLike[str]]:
