@@ -109,10 +109,7 @@ BROKEN = [
 SOUND = {
     "src/_virtdisk.c": "#include <Python.h>\n#include <windows.h>\n"
     '#include <virtdisk.h>\n#include "_virtdisk_types.h"\n'
-    + "PyDoc_STRVAR(doc,\n"
-    + '"x"\n' * 60
-    + ");\n"
-    + FUNCTION % "f()",
+    "PyDoc_STRVAR(doc,\n" + '"x"\n' * 60 + ");\n" + FUNCTION % "f()",
     ENGINE + "api/a.c": '#include <virtdisk.h>\n#include "attach/attach.h"\n'
     "HANDLE\nOpenIt(DWORD flags)\n{\n}\n",
     ENGINE + "format/iso.c": '/* #include <fcntl.h>\n#include "disk/x.h" */\n'
