@@ -101,7 +101,7 @@ footer_command(const char *path)
 {
     uint8_t raw[VHD_FOOTER_SIZE];
     uint64_t size = 0;
-    struct vhd_footer footer;
+    struct vd_vhd_footer footer;
     struct vd_posix_file *file = NULL;
     vd_error error = vd_posix_file_open(AT_FDCWD, path, false, &file);
     if (error == 0) {
@@ -133,7 +133,7 @@ footer_command(const char *path)
 static int
 geometry_command(const char *size)
 {
-    struct vhd_geometry geometry =
+    struct vd_vhd_geometry geometry =
         vd_vhd_geometry_of_size(strtoull(size, NULL, 10));
     printf("[%u, %u, %u]\n", geometry.cylinders, geometry.heads,
            geometry.sectors_per_track);

@@ -112,6 +112,8 @@ one_run_is_contiguous(void)
                                           {SIZE, VD_EXTENT_PRESENT, 1724}};
     static const struct piece zero_end[] = {{SIZE - 1, VD_EXTENT_PRESENT, 0},
                                             {SIZE, VD_EXTENT_ZERO, 4095}};
+    static const struct piece jump[] = {{512, VD_EXTENT_PRESENT, 700},
+                                        {SIZE, VD_EXTENT_PRESENT, 1213}};
     static const struct piece zero[] = {{SIZE, VD_EXTENT_ZERO, 0}};
     static const struct piece parent[] = {{SIZE, VD_EXTENT_PARENT, 0}};
     static const struct {
@@ -120,7 +122,8 @@ one_run_is_contiguous(void)
         uint64_t offset;
     } cases[] = {
         {one, true, 700},      {joined, true, 700}, {mixed, false, 42},
-        {zero_end, false, 42}, {zero, false, 42},   {parent, false, 42},
+        {zero_end, false, 42}, {zero, false, 42},   {jump, false, 42},
+        {parent, false, 42},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct memory_file memory = memory_file_over(content, SIZE);

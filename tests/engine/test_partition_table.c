@@ -180,6 +180,19 @@ primary_partitions(uint32_t sector_size)
 }
 
 static void
+neighbours_do_not_overlap(void)
+{
+    static const struct expected expected[] = {
+        {1, 200, 100, true}, {2, 100, 100, true}, {3, 300, 1, true}};
+    struct memory_disk *disk = new_disk(512, SECTORS);
+    put_mbr(disk, 0, 0, 0x83, 200, 100);
+    put_mbr(disk, 0, 1, 0x83, 100, 100);
+    put_mbr(disk, 0, 2, 0x83, 300, 1);
+    check_table(disk, VD_PARTITION_MBR, 301, expected, 3);
+    free_disk(disk);
+}
+
+static void
 types_tell_data(void)
 {
     static const struct {
@@ -771,6 +784,7 @@ main(void)
     an_empty_table_is_one();
     primary_partitions(512);
     primary_partitions(4096);
+    neighbours_do_not_overlap();
     types_tell_data();
     bad_primary_partitions_are_skipped();
     file_systems_are_no_tables();

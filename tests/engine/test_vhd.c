@@ -70,7 +70,7 @@ real_footers_decode(void)
     };
     for (size_t i = 0; i < sizeof(vectors) / sizeof(vectors[0]); i++) {
         uint8_t raw[FOOTER];
-        struct vhd_footer footer;
+        struct vd_vhd_footer footer;
         struct footer_values values = vectors[i].values;
         values.id = vectors[i].id;
         CHECK_EQ(vectors[i].checksum, put_footer(raw, &values));
@@ -114,7 +114,7 @@ static void
 check_geometry(uint64_t size, uint32_t cylinders, unsigned heads,
                unsigned sectors)
 {
-    struct vhd_geometry geometry = vd_vhd_geometry_of_size(size);
+    struct vd_vhd_geometry geometry = vd_vhd_geometry_of_size(size);
     CHECK_EQ(cylinders, geometry.cylinders);
     CHECK_EQ(heads, geometry.heads);
     CHECK_EQ(sectors, geometry.sectors_per_track);
@@ -161,9 +161,10 @@ geometry_is_the_specification_s(void)
 }
 
 static uint64_t
-creator_size(const char *creator, uint64_t size, struct vhd_geometry geometry)
+creator_size(const char *creator, uint64_t size,
+             struct vd_vhd_geometry geometry)
 {
-    struct vhd_footer footer = {.current_size = size, .geometry = geometry};
+    struct vd_vhd_footer footer = {.current_size = size, .geometry = geometry};
     memcpy(footer.creator_application, creator, 4);
     return vd_vhd_footer_creator_size(&footer);
 }
@@ -174,7 +175,7 @@ the_maker_tells_the_guest_s_size(void)
     static const char *const by_geometry[] = {"vpc ", "vs  ", "qemu"};
     static const char *const by_size[] = {"win ", "qem2",   "d2v\0", "tap\0",
                                           "CTXS", "wa\0\0", "vbox",  "    "};
-    struct vhd_geometry geometry = {963, 5, 17};
+    struct vd_vhd_geometry geometry = {963, 5, 17};
     uint64_t smaller = 963ull * 5 * 17 * 512;
     for (size_t i = 0; i < 3; i++) {
         CHECK_EQ(smaller, creator_size(by_geometry[i], 40 * MIB, geometry));
@@ -182,9 +183,9 @@ the_maker_tells_the_guest_s_size(void)
                  creator_size(by_geometry[i], smaller - 512, geometry));
         CHECK_EQ(200 * GIB,
                  creator_size(by_geometry[i], 200 * GIB,
-                              (struct vhd_geometry){65535, 16, 255}));
+                              (struct vd_vhd_geometry){65535, 16, 255}));
         CHECK_EQ(40 * MIB, creator_size(by_geometry[i], 40 * MIB,
-                                        (struct vhd_geometry){0, 0, 0}));
+                                        (struct vd_vhd_geometry){0, 0, 0}));
     }
     for (size_t i = 0; i < 8; i++) {
         CHECK_EQ(40 * MIB, creator_size(by_size[i], 40 * MIB, geometry));

@@ -92,9 +92,9 @@ vhd_probe(struct vd_file *file, bool *recognised)
 
 static vd_error
 validate(const struct raw_footer *raw, uint64_t file_size,
-         struct vhd_footer *out)
+         struct vd_vhd_footer *out)
 {
-    struct vhd_footer footer;
+    struct vd_vhd_footer footer;
     vd_error error = vd_vhd_footer_decode(raw->bytes, &footer);
     if (error == ERROR_SUCCESS) {
         error = vd_vhd_footer_check(&footer, file_size, raw->size);
@@ -113,10 +113,10 @@ validate(const struct raw_footer *raw, uint64_t file_size,
  */
 static vd_error
 recover_from_head(struct vd_file *file, uint64_t file_size,
-                  vd_error tail_error, struct vhd_footer *out)
+                  vd_error tail_error, struct vd_vhd_footer *out)
 {
     struct raw_footer raw;
-    struct vhd_footer footer;
+    struct vd_vhd_footer footer;
     vd_error error = read_head(file, file_size, &raw);
     if (error != ERROR_SUCCESS) {
         return error;
@@ -149,7 +149,7 @@ is_recoverable(vd_error error)
 }
 
 static vd_error
-find_footer(struct vd_file *file, struct vhd_footer *out)
+find_footer(struct vd_file *file, struct vd_vhd_footer *out)
 {
     uint64_t file_size;
     struct raw_footer raw;
@@ -168,7 +168,7 @@ find_footer(struct vd_file *file, struct vhd_footer *out)
 }
 
 static void
-trace_size(const struct vhd_footer *footer)
+trace_size(const struct vd_vhd_footer *footer)
 {
     uint64_t creator_size = vd_vhd_footer_creator_size(footer);
     if (creator_size != footer->current_size) {
@@ -180,7 +180,7 @@ trace_size(const struct vhd_footer *footer)
 }
 
 static vd_error
-new_image(struct vd_file *file, const struct vhd_footer *footer,
+new_image(struct vd_file *file, const struct vd_vhd_footer *footer,
           struct vd_image **out)
 {
     struct vd_image *image = calloc(1, sizeof(*image));
@@ -204,7 +204,7 @@ new_image(struct vd_file *file, const struct vhd_footer *footer,
 static vd_error
 vhd_open(struct vd_file *file, struct vd_image **out)
 {
-    struct vhd_footer footer;
+    struct vd_vhd_footer footer;
     vd_error error = find_footer(file, &footer);
     if (error != ERROR_SUCCESS) {
         return error;

@@ -51,10 +51,10 @@ vd_vhd_checksum(const uint8_t *data, size_t length, size_t checksum_at)
     return ~sum;
 }
 
-static struct vhd_footer
+static struct vd_vhd_footer
 decode_fields(const uint8_t *raw)
 {
-    struct vhd_footer footer = {
+    struct vd_vhd_footer footer = {
         .version = vd_get_be32(raw + FOOTER_VERSION),
         .data_offset = vd_get_be64(raw + FOOTER_DATA_OFFSET),
         .current_size = vd_get_be64(raw + FOOTER_CURRENT_SIZE),
@@ -73,7 +73,7 @@ decode_fields(const uint8_t *raw)
 }
 
 vd_error
-vd_vhd_footer_decode(const uint8_t *raw, struct vhd_footer *out)
+vd_vhd_footer_decode(const uint8_t *raw, struct vd_vhd_footer *out)
 {
     if (!vd_vhd_footer_has_cookie(raw)) {
         vd_trace(VD_TRACE_FORMAT, "VHD: no footer where it should be");
@@ -87,7 +87,7 @@ vd_vhd_footer_decode(const uint8_t *raw, struct vhd_footer *out)
                  computed);
         return ERROR_VHD_DRIVE_FOOTER_CHECKSUM_MISMATCH;
     }
-    struct vhd_footer footer = decode_fields(raw);
+    struct vd_vhd_footer footer = decode_fields(raw);
     if (footer.version >> 16 != VERSION_MAJOR) {
         vd_trace(VD_TRACE_FORMAT, "VHD: file format version 0x%08X",
                  footer.version);
@@ -98,7 +98,7 @@ vd_vhd_footer_decode(const uint8_t *raw, struct vhd_footer *out)
 }
 
 static vd_error
-check_fixed(const struct vhd_footer *footer, uint64_t file_size,
+check_fixed(const struct vd_vhd_footer *footer, uint64_t file_size,
             uint64_t footer_size)
 {
     /* A longer file is tolerated: the disk is the first current_size bytes. */
@@ -115,7 +115,7 @@ check_fixed(const struct vhd_footer *footer, uint64_t file_size,
 /* Behind the dynamic header comes at least its block table, a sector, even
  * where the footer at the end is cut off. */
 static vd_error
-check_dynamic(const struct vhd_footer *footer, uint64_t file_size)
+check_dynamic(const struct vd_vhd_footer *footer, uint64_t file_size)
 {
     if (footer->current_size > VHD_MAX_DYNAMIC_SIZE) {
         vd_trace(VD_TRACE_FORMAT, "VHD: a dynamic disk of %llu bytes",
@@ -136,7 +136,7 @@ check_dynamic(const struct vhd_footer *footer, uint64_t file_size)
 }
 
 vd_error
-vd_vhd_footer_check(const struct vhd_footer *footer, uint64_t file_size,
+vd_vhd_footer_check(const struct vd_vhd_footer *footer, uint64_t file_size,
                     uint64_t footer_size)
 {
     if (footer->disk_type < VHD_TYPE_FIXED ||
@@ -158,7 +158,7 @@ vd_vhd_footer_check(const struct vhd_footer *footer, uint64_t file_size,
 
 /* The specification's steps for disks of less than 65535 * 16 * 63 sectors:
  * the shortest track that needs at most 1023 cylinders of 16 heads. */
-static struct vhd_geometry
+static struct vd_vhd_geometry
 short_track_geometry(uint32_t sectors)
 {
     uint32_t track = 17;
@@ -178,14 +178,14 @@ short_track_geometry(uint32_t sectors)
         tracks = sectors / track;
     }
     /* tracks / heads < 65536: sectors are below 65535 * 16 * 63. */
-    return (struct vhd_geometry){
+    return (struct vd_vhd_geometry){
         .cylinders = (uint16_t)(tracks / heads),
         .heads = (uint8_t)heads,
         .sectors_per_track = (uint8_t)track,
     };
 }
 
-struct vhd_geometry
+struct vd_vhd_geometry
 vd_vhd_geometry_of_size(uint64_t size_bytes)
 {
     uint64_t sectors = size_bytes / VHD_SECTOR_SIZE;
@@ -195,7 +195,7 @@ vd_vhd_geometry_of_size(uint64_t size_bytes)
     if (sectors < MAX_SHORT_TRACK_SECTORS) {
         return short_track_geometry((uint32_t)sectors);
     }
-    return (struct vhd_geometry){
+    return (struct vd_vhd_geometry){
         .cylinders = (uint16_t)(sectors / 255 / 16),
         .heads = 16,
         .sectors_per_track = 255,
@@ -203,14 +203,14 @@ vd_vhd_geometry_of_size(uint64_t size_bytes)
 }
 
 uint64_t
-vd_vhd_geometry_size(struct vhd_geometry geometry)
+vd_vhd_geometry_size(struct vd_vhd_geometry geometry)
 {
     return (uint64_t)geometry.cylinders * geometry.heads *
            geometry.sectors_per_track * VHD_SECTOR_SIZE;
 }
 
 static bool
-creator_counts_by_geometry(const struct vhd_footer *footer)
+creator_counts_by_geometry(const struct vd_vhd_footer *footer)
 {
     static const char creators[][5] = {"vpc ", "vs  ", "qemu"};
     for (size_t i = 0; i < sizeof(creators) / sizeof(creators[0]); i++) {
@@ -223,7 +223,7 @@ creator_counts_by_geometry(const struct vhd_footer *footer)
 }
 
 uint64_t
-vd_vhd_footer_creator_size(const struct vhd_footer *footer)
+vd_vhd_footer_creator_size(const struct vd_vhd_footer *footer)
 {
     uint64_t by_geometry = vd_vhd_geometry_size(footer->geometry);
     bool saturated =

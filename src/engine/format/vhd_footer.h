@@ -21,25 +21,25 @@
 /* 2040 GiB: what Windows and the block table of a dynamic disk allow. */
 #define VHD_MAX_DYNAMIC_SIZE 0x1FE00000000
 
-enum vhd_disk_type {
+enum vd_vhd_disk_type {
     VHD_TYPE_FIXED = 2,
     VHD_TYPE_DYNAMIC = 3,
     VHD_TYPE_DIFFERENCING = 4,
 };
 
-struct vhd_geometry {
+struct vd_vhd_geometry {
     uint16_t cylinders;
     uint8_t heads;
     uint8_t sectors_per_track;
 };
 
-struct vhd_footer {
+struct vd_vhd_footer {
     uint32_t version; /* of the file format, major.minor 16.16 */
     uint64_t data_offset;
     uint8_t creator_application[4];
     uint64_t current_size; /* bytes */
-    struct vhd_geometry geometry;
-    uint32_t disk_type; /* as found; enum vhd_disk_type once checked */
+    struct vd_vhd_geometry geometry;
+    uint32_t disk_type; /* as found; enum vd_vhd_disk_type once checked */
     struct vd_guid unique_id;
 };
 
@@ -52,7 +52,7 @@ bool vd_vhd_footer_has_cookie(const uint8_t *raw);
  * ERROR_VHD_FORMAT_UNSUPPORTED_VERSION.
  */
 VD_MUST_CHECK
-vd_error vd_vhd_footer_decode(const uint8_t *raw, struct vhd_footer *out);
+vd_error vd_vhd_footer_decode(const uint8_t *raw, struct vd_vhd_footer *out);
 
 /*
  * The fields against each other and against a file of file_size bytes, of
@@ -61,7 +61,7 @@ vd_error vd_vhd_footer_decode(const uint8_t *raw, struct vhd_footer *out);
  * file is cut short), ERROR_VHD_DRIVE_FOOTER_CORRUPT (data offset).
  */
 VD_MUST_CHECK
-vd_error vd_vhd_footer_check(const struct vhd_footer *footer,
+vd_error vd_vhd_footer_check(const struct vd_vhd_footer *footer,
                              uint64_t file_size, uint64_t footer_size);
 
 /* The complement of the sum of all bytes but the four at checksum_at. */
@@ -69,9 +69,9 @@ uint32_t vd_vhd_checksum(const uint8_t *data, size_t length,
                          size_t checksum_at);
 
 /* The geometry that the specification's algorithm gives a disk. */
-struct vhd_geometry vd_vhd_geometry_of_size(uint64_t size_bytes);
+struct vd_vhd_geometry vd_vhd_geometry_of_size(uint64_t size_bytes);
 
-uint64_t vd_vhd_geometry_size(struct vhd_geometry geometry);
+uint64_t vd_vhd_geometry_size(struct vd_vhd_geometry geometry);
 
 /*
  * The size that the software which made the image shows its guests: by
@@ -80,6 +80,6 @@ uint64_t vd_vhd_geometry_size(struct vhd_geometry geometry);
  * geometry is saturated or says nothing.  Never above the current size.
  * Windows attaches with the current size whatever this says.
  */
-uint64_t vd_vhd_footer_creator_size(const struct vhd_footer *footer);
+uint64_t vd_vhd_footer_creator_size(const struct vd_vhd_footer *footer);
 
 #endif
