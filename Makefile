@@ -22,7 +22,7 @@ test: ## run the tests; what cannot run here is skipped with the reason
 	$(BIN)/pytest
 
 check-c: ## run the tests of the engine's C code
-	$(BIN)/pytest tests/engine tests/test_layers.py
+	$(BIN)/pytest tests/test_engine.py tests/test_abi.py tests/test_layers.py
 
 check-root: ## run the tests as root; nothing may be skipped
 	sudo VIRTDISK_REQUIRE=all $(BIN)/pytest
