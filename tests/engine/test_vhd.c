@@ -439,7 +439,7 @@ damage_footer(uint8_t *footer, enum damage damage)
     }
 }
 
-/* FORMATS.md 1.10: which of two footers counts, and what is said if none. */
+/* Which of two footers counts, and what is said if none. */
 static void
 the_copy_at_the_head_helps(void)
 {

@@ -1,5 +1,5 @@
 /*
- * ISO images: optical discs of 2048-byte sectors, read-only (FORMATS.md 8).
+ * ISO images: optical discs of 2048-byte sectors, read-only.
  *
  * Recognised by the volume descriptors from sector 16 on (ECMA-119 8,
  * ECMA-167 part 2): ISO 9660 ("CD001"), its predecessor High Sierra

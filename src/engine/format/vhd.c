@@ -1,6 +1,6 @@
 /*
- * VHD images (FORMATS.md 1): fixed disks, with the 512-byte footer or the
- * 511-byte one of old software.
+ * VHD images ("Virtual Hard Disk Image Format Specification" 1.0): fixed
+ * disks, with the 512-byte footer or the 511-byte one of old software.
  *
  * Dynamic and differencing disks are recognised and their footer is
  * validated, also where only its copy at the head of the file is left; they

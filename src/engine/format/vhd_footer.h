@@ -1,6 +1,6 @@
 /*
- * The footer of a VHD (FORMATS.md 1.2 to 1.10; "Virtual Hard Disk Image
- * Format Specification" 1.0): decoding, validation, geometry.
+ * The footer of a VHD ("Virtual Hard Disk Image Format Specification" 1.0):
+ * decoding, validation, geometry.
  *
  * Works on bytes that somebody else has read; knows no file.
  */
