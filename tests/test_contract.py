@@ -10,6 +10,8 @@ import contract
 import pytest
 from support import LINUX, require_loop
 
+import virtdisk
+
 BOUND = {
     "OpenVirtualDisk",
     "AttachVirtualDisk",
@@ -25,8 +27,8 @@ def outcome(row: contract.Row, directory: pathlib.Path) -> int:
     with contextlib.ExitStack() as stack:
         try:
             row.call(contract.Context(directory, stack))
-        except OSError as error:
-            return int(error.winerror)
+        except virtdisk.VirtualDiskError as error:
+            return error.winerror
     return 0
 
 

@@ -39,9 +39,7 @@ def test_there_are_real_images() -> None:
 
 
 @pytest.mark.parametrize("name", ATTACHABLE)
-def test_attached_device_reads_as_the_image(
-    name: str, tmp_path: pathlib.Path
-) -> None:
+def test_attached_device_reads_as_the_image(name: str, tmp_path: pathlib.Path) -> None:
     require_loop()
     image = image_path(name, tmp_path)
     facts = manifest()[name]
@@ -102,10 +100,9 @@ def test_what_is_written_to_the_device_is_in_the_image(
     name = "qemu-fixed-1M-gpt.vhd"
     image = image_path(name, tmp_path)
     before = image.read_bytes()
-    with virtdisk.attach(image, drive_letter=False) as disk:
-        with disk.raw("r+b") as raw:
-            raw.seek(512 * 100)
-            raw.write(b"virtdisk" * 64)
+    with virtdisk.attach(image, drive_letter=False) as disk, disk.raw("r+b") as raw:
+        raw.seek(512 * 100)
+        raw.write(b"virtdisk" * 64)
     after = image.read_bytes()
     assert after[512 * 100 : 512 * 101] == b"virtdisk" * 64
     assert after[: 512 * 100] == before[: 512 * 100]

@@ -94,9 +94,7 @@ def test_a_thousand_attachments_leave_nothing(tmp_path: pathlib.Path) -> None:
                 assert disk.physical_path.startswith("/dev/loop")
     assert eventually(lambda: not list(loops_of(tmp_path)))
     assert open_descriptors() == descriptors
-    assert eventually(
-        lambda: len(os.listdir("/proc/self/task")) <= threads
-    )
+    assert eventually(lambda: len(os.listdir("/proc/self/task")) <= threads)
     assert resident_bytes() - memory < 4 << 20
     assert locks_on(vhd) == locks_on(iso) == []
     assert records_of(vhd) == records_of(iso) == []

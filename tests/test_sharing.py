@@ -57,9 +57,7 @@ def held_by_qemu(image: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_image_in_use_by_qemu(
-    held_by_qemu: pathlib.Path, read_only: bool
-) -> None:
+def test_image_in_use_by_qemu(held_by_qemu: pathlib.Path, read_only: bool) -> None:
     with pytest.raises(virtdisk.VirtualDiskError) as caught:
         virtdisk.attach(held_by_qemu, read_only=read_only)
     assert caught.value.winerror == 32
@@ -77,10 +75,8 @@ def test_qemu_refuses_an_attached_image(image: pathlib.Path) -> None:
         )
         assert done.returncode != 0
         assert 'Failed to get "write" lock' in done.stderr
-    done = subprocess.run(
-        qemu_io("-f", "raw", "-c", "read 0 512", image), check=False
-    )
-    assert done.returncode == 0
+    again = subprocess.run(qemu_io("-f", "raw", "-c", "read 0 512", image), check=False)
+    assert again.returncode == 0
 
 
 def test_qemu_may_read_beside_a_read_only_attachment(

@@ -107,8 +107,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
 def pattern(size: int, seed: int = 1) -> bytes:
     """Bytes that differ from sector to sector and from seed to seed."""
     sectors = (
-        struct.pack("<QQ", seed, number) * 32
-        for number in range((size + 511) // 512)
+        struct.pack("<QQ", seed, number) * 32 for number in range((size + 511) // 512)
     )
     return b"".join(sectors)[:size]
 
@@ -178,7 +177,7 @@ def loops_of(directory: str | os.PathLike[str]) -> Iterator[str]:
     prefix = os.path.realpath(directory)
     for entry in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
-            backing = entry.read_text().rstrip("\n")
+            backing = os.fsdecode(entry.read_bytes()).rstrip("\n")
         except OSError:
             continue
         if backing.startswith(prefix):
