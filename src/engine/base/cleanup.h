@@ -52,9 +52,8 @@ vd_lock_mutex(pthread_mutex_t *mutex)
 
 /* VD_SCOPED_LOCK(&table.lock);          held until the scope ends */
 #define VD_SCOPED_LOCK(mutex)                                                 \
-    __attribute__((cleanup(vd_cleanup_unlock), unused))                       \
-    pthread_mutex_t *VD_PASTE(vd_scoped_lock_, __LINE__) =                    \
-        vd_lock_mutex(mutex)
+    __attribute__((cleanup(vd_cleanup_unlock), unused)) pthread_mutex_t *     \
+    VD_PASTE(vd_scoped_lock_, __LINE__) = vd_lock_mutex(mutex)
 
 /* Hands a VD_AUTO_FREE pointer to its next owner. */
 #define VD_TAKE(pointer)                                                      \

@@ -35,39 +35,45 @@ struct vd_file {
     const struct vd_file_ops *ops;
 };
 
-VD_MUST_CHECK static inline vd_error
+VD_MUST_CHECK
+static inline vd_error
 vd_file_pread(struct vd_file *file, void *buffer, size_t length,
               uint64_t offset)
 {
     return file->ops->pread(file, buffer, length, offset);
 }
 
-VD_MUST_CHECK static inline vd_error
+VD_MUST_CHECK
+static inline vd_error
 vd_file_pwrite(struct vd_file *file, const void *buffer, size_t length,
                uint64_t offset)
 {
     return file->ops->pwrite(file, buffer, length, offset);
 }
 
-VD_MUST_CHECK static inline vd_error
+VD_MUST_CHECK
+static inline vd_error
 vd_file_flush(struct vd_file *file)
 {
     return file->ops->flush(file);
 }
 
-VD_MUST_CHECK static inline vd_error
+VD_MUST_CHECK
+static inline vd_error
 vd_file_size(struct vd_file *file, uint64_t *size_out)
 {
     return file->ops->size(file, size_out);
 }
 
-VD_MUST_CHECK static inline vd_error
+VD_MUST_CHECK
+static inline vd_error
 vd_file_truncate(struct vd_file *file, uint64_t size)
 {
     return file->ops->truncate(file, size);
 }
 
-VD_MUST_CHECK static inline vd_error
+VD_MUST_CHECK
+static inline vd_error
 vd_file_punch(struct vd_file *file, uint64_t offset, uint64_t length)
 {
     return file->ops->punch(file, offset, length);

@@ -23,9 +23,9 @@ struct vd_posix_file {
  * file system), ERROR_NOT_ENOUGH_MEMORY and others.  Close with
  * vd_posix_file_close, which accepts NULL.
  */
-VD_MUST_CHECK vd_error vd_posix_file_open(int dirfd, const char *path,
-                                          bool writable,
-                                          struct vd_posix_file **out);
+VD_MUST_CHECK
+vd_error vd_posix_file_open(int dirfd, const char *path, bool writable,
+                            struct vd_posix_file **out);
 
 void vd_posix_file_close(struct vd_posix_file *posix_file);
 

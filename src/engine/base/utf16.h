@@ -15,12 +15,14 @@
 #include "base/error.h"
 
 /* NUL-terminated UTF-16 -> NUL-terminated bytes (UTF-8).  Free with free(). */
-VD_MUST_CHECK vd_error vd_utf16_to_bytes(const char16_t *text, char **out);
+VD_MUST_CHECK
+vd_error vd_utf16_to_bytes(const char16_t *text, char **out);
 
 /* NUL-terminated bytes -> NUL-terminated UTF-16.  *units_out (may be NULL)
  * does not count the terminator.  Bytes that are not UTF-8 become lone
  * surrogates U+DC80..U+DCFF.  Free with free(). */
-VD_MUST_CHECK vd_error vd_utf16_from_bytes(const char *bytes, char16_t **out,
-                                           size_t *units_out);
+VD_MUST_CHECK
+vd_error vd_utf16_from_bytes(const char *bytes, char16_t **out,
+                             size_t *units_out);
 
 #endif
