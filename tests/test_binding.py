@@ -599,7 +599,7 @@ def refuse(name, args):
         raise Refused(name)
 sys.addaudithook(refuse)
 for call in (
-    lambda: api.OpenVirtualDisk("/nonexistent"),
+    lambda: api.OpenVirtualDisk({image!r} + ".none"),
     lambda: api.AttachVirtualDisk(handle),
     lambda: api.DetachVirtualDisk(handle),
 ):
@@ -610,7 +610,7 @@ for call in (
 print(refused)
 sys.audit = None
 try:
-    api.OpenVirtualDisk("/nonexistent")
+    api.OpenVirtualDisk({image!r} + ".none")
 except Refused:
     print("still")
 """
@@ -651,7 +651,7 @@ from virtdisk import _virtdisk as api
 with api.OpenVirtualDisk({image!r}, version=2) as handle:
     assert api.GetVirtualDiskInformation(handle, 1)[0] == 4 << 20
 try:
-    api.OpenVirtualDisk("/nonexistent", version=2)
+    api.OpenVirtualDisk({image!r} + ".none", version=2)
 except FileNotFoundError as error:
     assert error.winerror in (2, 3)
 else:
