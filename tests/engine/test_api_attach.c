@@ -426,6 +426,56 @@ test_node_access(void)
                0640);
 }
 
+static void
+write_group(FILE *file, const char *name, unsigned id, size_t members)
+{
+    fprintf(file, "%s:x:%u:m", name, id);
+    for (size_t i = 1; i < members; i++) {
+        fprintf(file, ",member%zu", i);
+    }
+    fprintf(file, "\n");
+}
+
+/* In a namespace of its own, with groups whose entries need large buffers:
+ * one that is found, and one that nobody's buffer is for. */
+static int
+look_up_large_groups(const char *path)
+{
+    PSECURITY_DESCRIPTOR descriptor = NULL;
+    FILE *file = fopen(path, "we");
+    if (file == NULL) {
+        return 1;
+    }
+    write_group(file, "large", 70001, 5000);
+    write_group(file, "huge", 70002, 200000);
+    fclose(file);
+    if (unshare(CLONE_NEWNS) < 0 ||
+        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount(path, "/etc/group", NULL, MS_BIND, NULL) < 0) {
+        return 2;
+    }
+    if (!ConvertStringSecurityDescriptorToSecurityDescriptorW(
+            u"G:large", SDDL_REVISION_1, &descriptor, NULL)) {
+        return 3;
+    }
+    LocalFree(descriptor);
+    bool found = ConvertStringSecurityDescriptorToSecurityDescriptorW(
+        u"G:huge", SDDL_REVISION_1, &descriptor, NULL);
+    return found || GetLastError() != ERROR_NONE_MAPPED ? 4 : 0;
+}
+
+static void
+test_large_groups(void)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        _exit(look_up_large_groups(check_path(directory, "group")));
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    CHECK_EQ(0, status);
+}
+
 static DWORD
 attach_with_descriptor(unsigned flags, void *descriptor)
 {
@@ -885,6 +935,37 @@ test_out_of_memory(void)
 }
 
 static void
+test_single_partition_out_of_memory(void)
+{
+    HANDLE handle = open_all(vhd);
+    check_fail_allocation(0);
+    DWORD error = attach(handle, SINGLE);
+    CHECK(check_fail_allocation(-1));
+    CHECK_EQ(ERROR_NOT_ENOUGH_MEMORY, error);
+    CHECK(!is_loaded(handle));
+    close_handle(handle);
+}
+
+static void
+test_look_out_of_memory(void)
+{
+    HANDLE handle = open_all(vhd);
+    bool failed = true;
+    for (int successes = 0; failed; successes++) {
+        GET_VIRTUAL_DISK_INFO info = {.Version =
+                                          GET_VIRTUAL_DISK_INFO_IS_LOADED};
+        ULONG size = sizeof(info);
+        check_fail_allocation(successes);
+        DWORD error = GetVirtualDiskInformation(handle, &size, &info, NULL);
+        failed = check_fail_allocation(-1);
+        /* Tidying up the records may be skipped for want of memory. */
+        CHECK(error == 0 || (failed && error == ERROR_NOT_ENOUGH_MEMORY));
+        CHECK(successes > 0 || error == ERROR_NOT_ENOUGH_MEMORY);
+    }
+    close_handle(handle);
+}
+
+static void
 test_paths_out_of_memory(void)
 {
     HANDLE handle = open_all(vhd);
@@ -925,6 +1006,7 @@ run_tests(void)
     test_cached_io();
     test_node_access();
     test_refused_descriptors();
+    test_large_groups();
     test_detach();
     test_detach_needs_the_right();
     test_detach_by_another_handle();
@@ -942,6 +1024,8 @@ run_tests(void)
     test_threads_on_one_handle();
     test_closed_under_calls();
     test_out_of_memory();
+    test_single_partition_out_of_memory();
+    test_look_out_of_memory();
     test_paths_out_of_memory();
 }
 

@@ -300,8 +300,10 @@ count_abandoned(const struct vd_object *object)
 }
 
 static void
-test_table_is_bounded(void)
+test_table_is_bounded(const char *directory)
 {
+    const char *path = check_path(directory, "bounded.vhd");
+    make_vhd(path, NULL, 0);
     static const struct vd_object_type type = {
         .destroy = count_destroyed,
         .abandon = count_abandoned,
@@ -321,6 +323,8 @@ test_table_is_bounded(void)
     CHECK(none == NULL);
     CHECK(CreateEventW(NULL, TRUE, FALSE, NULL) == NULL);
     CHECK_EQ(ERROR_NO_SYSTEM_RESOURCES, GetLastError());
+    CHECK_EQ(ERROR_NO_SYSTEM_RESOURCES, open_2(path, false, false, &none));
+    CHECK(none == NULL);
     destroyed = 0;
     for (size_t i = 0; i < room; i++) {
         if (vd_handle_close(handles[i])) {
@@ -332,15 +336,18 @@ test_table_is_bounded(void)
     free(objects);
 }
 
+/* The event, and the table when it has to grow. */
 static void
 test_out_of_memory(void)
 {
     size_t before = vd_handle_count();
-    check_fail_allocation(0);
-    CHECK(CreateEventW(NULL, TRUE, FALSE, NULL) == NULL);
-    CHECK(check_fail_allocation(-1));
-    CHECK_EQ(ERROR_NOT_ENOUGH_MEMORY, GetLastError());
-    CHECK_EQ(before, vd_handle_count());
+    for (int successes = 0; successes < 2; successes++) {
+        check_fail_allocation(successes);
+        CHECK(CreateEventW(NULL, TRUE, FALSE, NULL) == NULL);
+        CHECK(check_fail_allocation(-1));
+        CHECK_EQ(ERROR_NOT_ENOUGH_MEMORY, GetLastError());
+        CHECK_EQ(before, vd_handle_count());
+    }
 }
 
 static void
@@ -460,7 +467,7 @@ main(int argc, char **argv)
     test_out_of_descriptors();
     test_many_threads();
     test_forked_child_has_no_handles();
-    test_table_is_bounded();
+    test_table_is_bounded(argv[1]);
     CHECK_EQ(0, vd_handle_count());
     CHECK_EQ(descriptors, count_descriptors());
     return check_result();

@@ -188,6 +188,23 @@ test_file_grows(const char *path)
     close_handle(iso);
 }
 
+/* An image that has become shorter under the handle. */
+static void
+test_file_shrinks(const char *path)
+{
+    GET_VIRTUAL_DISK_INFO info;
+    make_vhd(path, NULL, 0);
+    HANDLE vhd = open_all(path);
+    CHECK_EQ(0, truncate(path, 100));
+    CHECK_OK(get(vhd, GET_VIRTUAL_DISK_INFO_SIZE, &info));
+    CHECK_EQ(VHD_BYTES, info.Size.VirtualSize);
+    CHECK_EQ(100, info.Size.PhysicalSize);
+    CHECK_EQ(
+        ERROR_IO_DEVICE,
+        get(vhd, GET_VIRTUAL_DISK_INFO_SMALLEST_SAFE_VIRTUAL_SIZE, &info));
+    close_handle(vhd);
+}
+
 static void
 test_smallest_size(const char *path)
 {
@@ -238,6 +255,7 @@ main(int argc, char **argv)
     close_handle(vhd);
     close_handle(iso);
     test_file_grows(check_path(argv[1], "grows.iso"));
+    test_file_shrinks(check_path(argv[1], "shrinks.vhd"));
     test_smallest_size(check_path(argv[1], "parts.vhd"));
     CHECK_EQ(0, vd_handle_count());
     CHECK_EQ(descriptors, count_descriptors());

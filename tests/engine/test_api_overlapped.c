@@ -422,6 +422,68 @@ test_cancel_late(void)
     end_call(&call);
 }
 
+/* Opens the device of the image as soon as there is one; -1 if there was
+ * none before the operation ended. */
+static int
+open_device_early(const struct call *call)
+{
+    while (!HasOverlappedIoCompleted(&call->overlapped)) {
+        for (unsigned i = 0; i < 64; i++) {
+            char path[64];
+            char image[4096] = "";
+            snprintf(path, sizeof(path), "/sys/block/loop%u/loop/backing_file",
+                     i);
+            int fd = open(path, O_RDONLY | O_CLOEXEC);
+            ssize_t length = read(fd, image, sizeof(image) - 1);
+            close(fd);
+            if (length > 0 && strncmp(image, vhd, strlen(vhd)) == 0) {
+                snprintf(path, sizeof(path), "/dev/loop%u", i);
+                return open(path, O_RDONLY | O_CLOEXEC);
+            }
+        }
+    }
+    return -1;
+}
+
+/* One attempt to be in the way of undoing; whether it was. */
+static bool
+obstruct_undoing(struct call *call)
+{
+    int dir = -1;
+    int lock = -1;
+    stop_attaching(&dir, &lock);
+    CHECK_EQ(ERROR_IO_PENDING, attach_async(call, NO_LETTER));
+    await_work(call);
+    usleep(20000);
+    CHECK(CancelIoEx(call->handle, NULL));
+    close(lock);
+    close(dir);
+    int fd = open_device_early(call);
+    DWORD bytes;
+    bool kept = GetOverlappedResult(call->handle, &call->overlapped, &bytes,
+                                    TRUE) != FALSE;
+    CHECK(kept || GetLastError() == ERROR_OPERATION_ABORTED);
+    CHECK(is_loaded(call->handle) == kept);
+    close(fd);
+    CHECK_EQ(kept ? 0 : ERROR_NOT_READY, detach(call->handle));
+    return kept;
+}
+
+/* Somebody uses the device when it is to be undone: it stays, and that is
+ * what the call says. */
+static void
+test_cancel_too_late(void)
+{
+    struct call call;
+    bool kept = false;
+    begin_call(&call);
+    for (int i = 0; i < 50 && !kept; i++) {
+        kept = obstruct_undoing(&call);
+    }
+    CHECK(kept);
+    end_call(&call);
+}
+
 /* At any moment: aborted and not attached, or attached. */
 static void
 test_cancel_race(void)
@@ -664,6 +726,7 @@ run_tests(void)
     test_out_of_memory();
     test_cancel_in_time();
     test_cancel_late();
+    test_cancel_too_late();
     test_cancel_race();
     test_handle_closed_while_pending();
     test_event_closed_while_pending();

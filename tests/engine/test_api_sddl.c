@@ -137,6 +137,20 @@ test_bytes(void)
     CHECK(LocalFree(NULL) == NULL);
 }
 
+/* Spaces and line breaks where they do no harm. */
+static void
+test_spaces(void)
+{
+    ULONG size;
+    uint8_t *bytes =
+        convert(" O: BA\r\n G:\tBA D: ( A ; ; GA ; ; ; WD )\n ", &size);
+    CHECK_EQ(sizeof(sample_bytes), size);
+    if (bytes != NULL) {
+        CHECK_BYTES(sample_bytes, bytes, sizeof(sample_bytes));
+    }
+    LocalFree(bytes);
+}
+
 static const struct header_row {
     const char *sddl;
     uint16_t control;
@@ -153,6 +167,7 @@ static const struct header_row {
     {"D:NO_ACCESS_CONTROL", 0x8004, NONE, NONE},
     {"D:PNO_ACCESS_CONTROL", 0x9004, NONE, NONE},
     {"D:S:", 0x8014, 0, 0},
+    {" D: P S: ", 0x9014, 0, 0},
     {"S:P", 0xA010, NONE, 0},
     {"S:PARAI(AU;SAFA;GA;;;WD)", 0xAA10, NONE, 1},
     {"S:(AU;SA;GR;;;WD)D:(A;;GR;;;WD)(D;;GW;;;WD)G:SYO:BA", 0x8014, 2, 1},
@@ -306,8 +321,11 @@ static const struct error_row {
     {"X:", ERROR_INVALID_PARAMETER},
     {"D", ERROR_INVALID_PARAMETER},
     {"d:", ERROR_INVALID_PARAMETER},
-    {" D:", ERROR_INVALID_PARAMETER},
-    {"D: ", ERROR_INVALID_PARAMETER},
+    {"D :", ERROR_INVALID_PARAMETER},
+    {"D:P AI", ERROR_INVALID_PARAMETER},
+    {"D:(A;;G R;;;WD)", ERROR_INVALID_PARAMETER},
+    {"D:(A;; ;;;W D)", ERROR_NONE_MAPPED},
+    {"O: ", ERROR_INVALID_PARAMETER},
     {"D:(", ERROR_INVALID_PARAMETER},
     {"D:()", ERROR_INVALID_PARAMETER},
     {"D:(A)", ERROR_INVALID_PARAMETER},
@@ -346,7 +364,7 @@ static const struct error_row {
     {"O:S-1-5-0x0x1", ERROR_INVALID_SID},
     {"O:S-1-5-+1", ERROR_INVALID_SID},
     {"O:S-1-5-1-", ERROR_INVALID_SID},
-    {"O:S-1-5-1 ", ERROR_INVALID_SID},
+    {"O:S-1-5-1 2", ERROR_INVALID_SID},
     {"O:S-1-5-4294967296", ERROR_INVALID_SID},
     {"O:S-1-0x1000000000000-1", ERROR_INVALID_SID},
     {"O:S-1-5-1-2-3-4-5-6-7-8-9-10-11-12-13-14-15-16", ERROR_INVALID_SID},
@@ -794,6 +812,7 @@ int
 main(void)
 {
     test_bytes();
+    test_spaces();
     test_headers();
     test_aces();
     test_errors();

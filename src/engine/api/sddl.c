@@ -5,7 +5,8 @@
  *
  * Understood: O:, G:, D: and S: in any order, each at most once; ACL flags
  * P, AR, AI and NO_ACCESS_CONTROL; entries of the types A, D and AU, with
- * rights in letters or as a number.  Beyond the language, a SID may also be
+ * rights in letters or as a number.  Beyond the language, spaces and line
+ * breaks may stand between parts, entries and fields, and a SID may also be
  * written as the name of an account of this system.  The entry types for
  * directory objects, labels, claims and conditions are ERROR_NOT_SUPPORTED:
  * a device node has no use for them.
@@ -111,6 +112,31 @@ static size_t
 length_of(const struct text *text)
 {
     return (size_t)(text->end - text->at);
+}
+
+static bool
+is_space(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+static void
+skip_spaces(struct text *text)
+{
+    while (text->at < text->end && is_space(*text->at)) {
+        text->at++;
+    }
+}
+
+/* The text without the spaces around it. */
+static struct text
+trimmed(struct text text)
+{
+    skip_spaces(&text);
+    while (text.end > text.at && is_space(text.end[-1])) {
+        text.end--;
+    }
+    return text;
 }
 
 /* Whether the text starts with a word; moves past it. */
@@ -241,7 +267,7 @@ split_ace(struct text *text, struct text fields[ACE_FIELDS])
         if (end == text->end || *end != closing) {
             return syntax("an entry has six fields in parentheses");
         }
-        fields[i] = (struct text){.at = text->at, .end = end};
+        fields[i] = trimmed((struct text){.at = text->at, .end = end});
         text->at = end + 1;
     }
     return ERROR_SUCCESS;
@@ -273,6 +299,7 @@ parse_ace(struct text *text, struct vd_ace *ace)
     struct text type = *text;
     const char *end = memchr(text->at, ';', length_of(text));
     type.end = end != NULL ? end : text->end;
+    type = trimmed(type);
     vd_error error = parse_ace_type(&type, &ace->type);
     if (error) {
         return error;
@@ -312,6 +339,7 @@ parse_aces(struct text *text, struct acl *acl)
         if (error) {
             return error;
         }
+        skip_spaces(text);
     }
     return ERROR_SUCCESS;
 }
@@ -339,7 +367,9 @@ parse_acl(struct text *text, const struct word *flags, uint16_t present,
         return vd_refuse(ERROR_NOT_ENOUGH_MEMORY, "no memory for an ACL");
     }
     acl->size = VD_ACL_HEADER_SIZE;
+    skip_spaces(text);
     acl->control = (uint16_t)(present | consume_words(text, flags));
+    skip_spaces(text);
     if (consume(text, "NO_ACCESS_CONTROL")) {
         acl->null = true;
         return ERROR_SUCCESS;
@@ -361,15 +391,18 @@ parse_principal(struct text *text, enum vd_account_kind kind, bool *given,
         return syntax("owner or group twice");
     }
     const char *colon = memchr(text->at, ':', length_of(text));
-    const char *end = colon != NULL ? colon - 1 : text->end;
-    if (end <= text->at) {
+    struct text name = *text;
+    if (colon != NULL) {
+        name.end = colon > text->at ? colon - 1 : colon;
+    }
+    text->at = name.end;
+    name = trimmed(name);
+    if (length_of(&name) == 0) {
         return syntax("no owner or group");
     }
-    vd_error error =
-        vd_sid_from_text(text->at, (size_t)(end - text->at), kind, out);
+    vd_error error = vd_sid_from_text(name.at, length_of(&name), kind, out);
     if (!error) {
         *given = true;
-        text->at = end;
     }
     return error;
 }
@@ -401,7 +434,8 @@ parse_descriptor(const char *string, struct descriptor *descriptor)
 {
     struct text text = {.at = string, .end = string + strlen(string)};
     vd_error error = ERROR_SUCCESS;
-    while (!error && text.at < text.end) {
+    for (skip_spaces(&text); !error && text.at < text.end;
+         skip_spaces(&text)) {
         error = parse_part(&text, descriptor);
     }
     return error;
