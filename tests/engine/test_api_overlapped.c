@@ -427,7 +427,7 @@ test_cancel_late(void)
 static int
 open_device_early(const struct call *call)
 {
-    while (!HasOverlappedIoCompleted(&call->overlapped)) {
+    while (vd_overlapped_get(&call->overlapped) == ERROR_IO_PENDING) {
         for (unsigned i = 0; i < 64; i++) {
             char path[64];
             char image[4096] = "";
