@@ -131,12 +131,12 @@ a_killed_attacher_leaves_nothing(void)
     pid_t child = start_attacher(&attacher);
     CHECK_EQ(1, count_devices(scratch, name));
     CHECK_EQ(ERROR_SHARING_VIOLATION, try_attach(attacher.path));
-    kill_attacher(&attacher, child);
-    CHECK(eventually(no_devices, NULL));
-    CHECK_EQ(1, count_records()); /* stale, until somebody looks */
     snprintf(node, sizeof(node), "/dev/%s", name);
     CHECK_EQ(0, stat(node, &before));
     CHECK_EQ(55, before.st_uid);
+    kill_attacher(&attacher, child);
+    CHECK(eventually(no_devices, NULL));
+    CHECK_EQ(1, count_records()); /* stale, until somebody looks */
     CHECK_OK(try_attach(attacher.path));
     CHECK_EQ(0, count_records());
     CHECK_EQ(0, stat(node, &after));

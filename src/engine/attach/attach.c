@@ -29,10 +29,16 @@
 #include "attach/surface.h"
 #include "attach/text.h"
 #include "attach/udev.h"
+#include "attach/wait.h"
+#include "attach/wait.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/trace.h"
 #include "disk/image_lock.h"
+
+#define RELEASE_LIMIT_MS 1000
+
+#define LEAVING_LIMIT_MS 100
 
 /* An attachment that is being made, and the descriptors needed only for
  * that. */
@@ -152,6 +158,19 @@ check_not_attached(const struct building *building)
     return error;
 }
 
+/* No record says that the image is attached; an attachment that has just
+ * ended may still be on its way out, with its locks, in another process. */
+static vd_error
+lock_patiently(int fd, enum vd_lock_mode mode)
+{
+    struct vd_wait wait = vd_wait_begin(LEAVING_LIMIT_MS);
+    vd_error error;
+    do {
+        error = vd_image_lock(fd, mode);
+    } while (error == ERROR_SHARING_VIOLATION && vd_wait_more(&wait));
+    return error;
+}
+
 static vd_error
 lock_image(const struct building *building)
 {
@@ -169,8 +188,8 @@ lock_image(const struct building *building)
                  strerror(errno));
         return vd_error_from_errno(errno);
     }
-    return vd_image_lock(attachment->image_fd,
-                         read_only ? VD_LOCK_READ : VD_LOCK_WRITE);
+    return lock_patiently(attachment->image_fd,
+                          read_only ? VD_LOCK_READ : VD_LOCK_WRITE);
 }
 
 /* -- the device -- */
@@ -405,13 +424,33 @@ vd_attachment_gone(struct vd_attachment *attachment)
            !vd_loop_bound(&attachment->record.loop);
 }
 
-/* The device is gone, unless somebody else still has it open. */
+/* Somebody may have it open for a moment: whoever looks for free devices, or
+ * udevd, which looks at each new one.  Waits for them, so that the image can
+ * be attached again at once; but not for a mounted file system. */
+static void
+wait_until_free(const struct vd_loop *loop)
+{
+    VD_AUTO_CLOSE int claim = -1;
+    struct vd_wait wait = vd_wait_begin(RELEASE_LIMIT_MS);
+    bool cleared = false;
+    if (!vd_loop_bound(loop) || vd_loop_claim(loop, &claim) != ERROR_SUCCESS) {
+        return;
+    }
+    while (vd_loop_clear(claim, &cleared) == ERROR_SUCCESS && !cleared &&
+           vd_wait_more(&wait)) {
+    }
+}
+
+/* Removes what is left; nothing, if somebody still uses the device. */
 static void
 tidy_up(const struct vd_attachment *attachment)
 {
     const struct vd_record *record = &attachment->record;
     VD_AUTO_CLOSE int dir = -1;
     VD_AUTO_CLOSE int lock = -1;
+    if (vd_record_has_device(record)) {
+        wait_until_free(&record->loop);
+    }
     if (attachment->registry != NULL) {
         if (vd_registry_open(attachment->registry, false, &dir) ==
                 ERROR_SUCCESS &&

@@ -24,6 +24,9 @@
 
 #define DETACH_LIMIT_MS 5000
 #define RETURN_LIMIT_MS 1000
+/* Another process that looks for a free device may open ours, and to fail in
+ * making it its own it claims it for a moment. */
+#define STRANGER_LIMIT_MS 250
 
 struct detaching {
     const struct vd_detach *target;
@@ -51,13 +54,24 @@ flush(int claim)
 }
 
 static vd_error
+claim_patiently(struct detaching *detaching)
+{
+    struct vd_wait wait = vd_wait_begin(STRANGER_LIMIT_MS);
+    vd_error error;
+    do {
+        error =
+            vd_loop_claim(&detaching->target->record->loop, &detaching->claim);
+    } while (error == ERROR_BUSY && vd_wait_more(&wait));
+    return error;
+}
+
+static vd_error
 claim_device(struct detaching *detaching)
 {
     if (!has_device(detaching)) {
         return ERROR_SUCCESS;
     }
-    vd_error error =
-        vd_loop_claim(&detaching->target->record->loop, &detaching->claim);
+    vd_error error = claim_patiently(detaching);
     if (error == ERROR_SUCCESS) {
         error = vd_loop_autoclear(detaching->claim, &detaching->autoclear);
     }
@@ -158,6 +172,18 @@ close_claim(struct detaching *detaching)
     }
 }
 
+/* Who opened the device just before it was cleared is the one whose close
+ * frees it. */
+static void
+wait_for_strangers(const struct detaching *detaching)
+{
+    struct vd_wait wait = vd_wait_begin(STRANGER_LIMIT_MS);
+    while (has_device(detaching) &&
+           vd_loop_bound(&detaching->target->record->loop) &&
+           vd_wait_more(&wait)) {
+    }
+}
+
 static void
 forget(const struct vd_detach *target)
 {
@@ -243,6 +269,7 @@ vd_detach(const struct vd_detach *target)
     }
     close_claim(&detaching); /* which is what frees the device */
     if (error == ERROR_SUCCESS) {
+        wait_for_strangers(&detaching);
         forget(target);
     }
     return error;

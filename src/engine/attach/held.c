@@ -1,11 +1,15 @@
 /*
  * What this process holds, the watcher over it, and fork (held.h).
  *
- * Lock order: held.fork_gate, then held.lock.  fork() takes both, so a child
- * finds the list whole and no descriptor outside it.
+ * fork() waits until nobody is between vd_held_enter and vd_held_leave and
+ * then keeps held.lock, so a child finds the list whole and no descriptor
+ * outside it.
  */
 #include "attach/held.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,17 +21,23 @@
 #include "base/cleanup.h"
 #include "base/trace.h"
 
+#define CHILD_LIMIT_MS 1000
+
 static struct {
     pthread_once_t once;
-    int atfork_error;           /* of the registration with pthread_atfork */
-    pthread_rwlock_t fork_gate; /* fork() is the writer */
-    pthread_mutex_t lock;       /* guards what follows */
+    int atfork_error;       /* of the registration with pthread_atfork */
+    pthread_mutex_t lock;   /* guards what follows; a leaf */
+    pthread_cond_t changed; /* of the next two */
+    unsigned inside;        /* between vd_held_enter and vd_held_leave */
+    unsigned forks;         /* waiting for inside to be 0; they go first */
     struct vd_attachment *first;
     struct vd_watch *watch;
+    int child_holds[2]; /* during a fork: a pipe, see before_fork */
 } held = {
     .once = PTHREAD_ONCE_INIT,
-    .fork_gate = PTHREAD_RWLOCK_INITIALIZER,
     .lock = PTHREAD_MUTEX_INITIALIZER,
+    .changed = PTHREAD_COND_INITIALIZER,
+    .child_holds = {-1, -1},
 };
 
 static void
@@ -50,18 +60,50 @@ close_all(struct vd_attachment *attachment)
 
 /* -- fork -- */
 
+/* A child is born with copies of our descriptors and closes them at once.
+ * Until then the devices are not ours alone to free, so fork() returns in the
+ * parent when the child has closed them, and with them its end of the pipe;
+ * or after a second, if somebody has stopped the child. */
+static void
+make_pipe(void)
+{
+    if (held.first != NULL && pipe2(held.child_holds, O_CLOEXEC) < 0) {
+        vd_trace(VD_TRACE_ATTACH, "fork: %s", strerror(errno));
+        held.child_holds[0] = -1;
+        held.child_holds[1] = -1;
+    }
+}
+
+static void
+wait_for_child(void)
+{
+    struct pollfd closed = {.fd = held.child_holds[0], .events = POLLIN};
+    close_one(&held.child_holds[1]);
+    if (held.child_holds[0] >= 0) {
+        while (poll(&closed, 1, CHILD_LIMIT_MS) < 0 && errno == EINTR) {
+        }
+    }
+    close_one(&held.child_holds[0]);
+}
+
 static void
 before_fork(void)
 {
-    pthread_rwlock_wrlock(&held.fork_gate);
     pthread_mutex_lock(&held.lock);
+    held.forks++;
+    while (held.inside > 0) {
+        pthread_cond_wait(&held.changed, &held.lock);
+    }
+    held.forks--; /* the lock is kept until it is over */
+    make_pipe();
 }
 
 static void
 after_fork_in_parent(void)
 {
+    wait_for_child();
+    pthread_cond_broadcast(&held.changed);
     pthread_mutex_unlock(&held.lock);
-    pthread_rwlock_unlock(&held.fork_gate);
 }
 
 static void
@@ -78,10 +120,12 @@ after_fork_in_child(void)
     held.first = NULL;
     vd_watch_abandon(held.watch);
     held.watch = NULL;
-    /* Not unlocked: to the C library the child is another thread than the
-     * one that took them. */
-    pthread_mutex_init(&held.lock, NULL);
-    pthread_rwlock_init(&held.fork_gate, NULL);
+    close_one(&held.child_holds[0]);
+    close_one(&held.child_holds[1]);
+    /* Whoever waits, waits in the parent. */
+    held.forks = 0;
+    pthread_cond_init(&held.changed, NULL);
+    pthread_mutex_unlock(&held.lock);
 }
 
 static void
@@ -98,14 +142,22 @@ vd_held_enter(void)
     if (held.atfork_error != 0) {
         return vd_error_from_errno(held.atfork_error);
     }
-    pthread_rwlock_rdlock(&held.fork_gate);
+    VD_SCOPED_LOCK(&held.lock);
+    while (held.forks > 0) {
+        pthread_cond_wait(&held.changed, &held.lock);
+    }
+    held.inside++;
     return ERROR_SUCCESS;
 }
 
 void
 vd_held_leave(void)
 {
-    pthread_rwlock_unlock(&held.fork_gate);
+    VD_SCOPED_LOCK(&held.lock);
+    held.inside--;
+    if (held.inside == 0) {
+        pthread_cond_broadcast(&held.changed);
+    }
 }
 
 /* -- letting go and taking up again; held.lock is held -- */

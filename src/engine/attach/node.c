@@ -82,7 +82,7 @@ vd_node_plan(const char *device, const struct vd_node_access *access,
              struct vd_node_change *change_out)
 {
     VD_AUTO_CLOSE int fd = -1;
-    struct vd_node_state before;
+    struct vd_node_state before = {0};
     if (!access->set) {
         *change_out = (struct vd_node_change){.changed = false};
         return ERROR_SUCCESS;
@@ -100,7 +100,7 @@ apply(const char *node, void *context)
 {
     const struct vd_node_change *change = context;
     VD_AUTO_CLOSE int fd = -1;
-    struct vd_node_state now;
+    struct vd_node_state now = {0};
     vd_error error = open_path(node, &fd, &now);
     if (error != ERROR_SUCCESS || same_state(&now, &change->after)) {
         return error; /* nothing to do, which needs no privilege */
@@ -126,7 +126,7 @@ void
 vd_node_restore(const char *device, const struct vd_node_change *change)
 {
     VD_AUTO_CLOSE int fd = -1;
-    struct vd_node_state now;
+    struct vd_node_state now = {0};
     if (!change->changed || open_path(device, &fd, &now) != ERROR_SUCCESS) {
         return;
     }
