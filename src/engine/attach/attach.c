@@ -30,7 +30,6 @@
 #include "attach/text.h"
 #include "attach/udev.h"
 #include "attach/wait.h"
-#include "attach/wait.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "base/trace.h"
