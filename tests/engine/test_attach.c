@@ -670,6 +670,77 @@ partitions_only_when_asked_for(void)
     vd_disk_close(disk);
 }
 
+/* -- kernels that tell less -- */
+
+static void
+make_bare_block_directory(void)
+{
+    CHECK_EQ(0, mount("block", "/sys/block", "tmpfs", 0, NULL));
+    for (int i = 0; i < 64; i++) {
+        char path[64];
+        snprintf(path, sizeof(path), "/sys/block/loop%d", i);
+        CHECK_EQ(0, mkdir(path, 0755));
+        snprintf(path, sizeof(path), "/sys/block/loop%d/loop", i);
+        CHECK_EQ(0, mkdir(path, 0755));
+    }
+}
+
+static void
+check_life_by_status(struct vd_disk *disk)
+{
+    struct vd_attach_request request = plain_request(disk);
+    struct vd_attached found;
+    struct vd_attachment *attachment = attach_or_stop(disk, &request);
+    CHECK(!vd_attachment_gone(attachment));
+    CHECK_OK(vd_attached_find(vd_disk_file_id(disk), &found));
+    vd_attached_free(&found);
+    CHECK_EQ(ERROR_SHARING_VIOLATION, try_attach(vd_disk_path(disk), true));
+    CHECK_OK(vd_attachment_detach(attachment));
+    CHECK(vd_attachment_gone(attachment));
+    vd_attachment_release(attachment);
+    CHECK_EQ(0, count_records());
+}
+
+/* Its device shows another image now. */
+static void
+check_takeover_by_status(struct vd_disk *disk, const char *other)
+{
+    struct vd_attach_request request = plain_request(disk);
+    struct vd_attached found;
+    request.permanent = true;
+    request.read_only = true; /* which LOOP_CHANGE_FD asks for */
+    struct vd_attachment *attachment = attach_or_stop(disk, &request);
+    int device = open(vd_attachment_device(attachment), O_RDONLY | O_CLOEXEC);
+    int image = open(other, O_RDONLY | O_CLOEXEC);
+    CHECK_EQ(0, ioctl(device, LOOP_CHANGE_FD, image));
+    CHECK(vd_attachment_gone(attachment));
+    CHECK_EQ(ERROR_NOT_READY, vd_attachment_detach(attachment));
+    CHECK_EQ(ERROR_NOT_FOUND, vd_attached_find(vd_disk_file_id(disk), &found));
+    CHECK_EQ(0, ioctl(device, LOOP_CLR_FD));
+    close(device);
+    close(image);
+    vd_attachment_release(attachment);
+}
+
+/* Before Linux 5.15 there is no diskseq; somewhere there is no /sys. */
+static void
+kernels_that_tell_less(void)
+{
+    const char *path = check_path(scratch, "status.vhd");
+    const char *other = check_path(scratch, "status2.vhd");
+    make_vhd(path, SIZE, 15);
+    make_vhd(other, SIZE, 16);
+    struct vd_disk *disk = open_disk(path, true);
+    make_bare_block_directory();
+    check_life_by_status(disk);
+    check_takeover_by_status(disk, other);
+    CHECK_EQ(0, umount("/sys/block"));
+    CHECK_EQ(0, mount("none", "/sys", "tmpfs", 0, NULL));
+    check_life_by_status(disk);
+    CHECK_EQ(0, umount("/sys"));
+    vd_disk_close(disk);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -704,6 +775,7 @@ main(int argc, char **argv)
     a_node_changed_by_others_is_left();
     partitions_come_and_go();
     partitions_only_when_asked_for();
+    kernels_that_tell_less();
     CHECK_EQ(0, count_devices(scratch, NULL));
     CHECK_EQ(0, count_records());
     CHECK_EQ(1, count_threads());

@@ -55,9 +55,10 @@ vd_error vd_attach(struct vd_disk *disk,
 /* The device node ("/dev/loop3"); NULL if there is none. */
 const char *vd_attachment_device(const struct vd_attachment *attachment);
 
-/* Flushes and removes the device; ERROR_BUSY if it is mounted or held
- * otherwise, and then nothing has changed.  ERROR_NOT_READY if somebody else
- * has detached it already.  Frees nothing: release it afterwards. */
+/* Flushes and removes the device; ERROR_BUSY if it is mounted or claimed, or
+ * still open elsewhere after five seconds, and then nothing has changed.
+ * ERROR_NOT_READY if somebody else has detached it already.  Frees nothing:
+ * release it afterwards. */
 VD_MUST_CHECK
 vd_error vd_attachment_detach(struct vd_attachment *attachment);
 

@@ -205,20 +205,25 @@ configure_device(int fd, const struct vd_loop_options *options)
     }
 }
 
-/* 0 if the kernel does not tell. */
-static uint64_t
-read_sequence(const char *name)
+/* 0 if the kernel has none. */
+static vd_error
+read_sequence(const char *name, uint64_t *sequence_out)
 {
     char path[64];
     char line[32];
-    uint64_t sequence;
-    if (vd_text_format(path, sizeof(path), VD_PATH_BLOCK "/%s/diskseq",
-                       name) &&
-        vd_text_read_line(path, line, sizeof(line)) &&
-        vd_text_number(line, &sequence)) {
-        return sequence;
+    if (!vd_text_format(path, sizeof(path), VD_PATH_BLOCK "/%s/diskseq",
+                        name)) {
+        return ERROR_INVALID_NAME;
     }
-    return 0;
+    vd_error error = vd_text_read_line(path, line, sizeof(line));
+    if (error == ERROR_FILE_NOT_FOUND) {
+        *sequence_out = 0;
+        return ERROR_SUCCESS;
+    }
+    if (error == ERROR_SUCCESS && !vd_text_number(line, sequence_out)) {
+        error = ERROR_INVALID_DATA;
+    }
+    return error;
 }
 
 /* A node may have been made with another device's number. */
@@ -240,8 +245,7 @@ check_device(int fd, unsigned number, const struct vd_loop_options *options,
                  loop->name);
     }
     loop->file_id = (struct vd_file_id){info.lo_device, info.lo_inode};
-    loop->sequence = read_sequence(loop->name);
-    return attempt_done;
+    return give_up(read_sequence(loop->name, &loop->sequence));
 }
 
 static struct attempt
@@ -303,31 +307,70 @@ shows_image(int fd, struct vd_file_id file_id)
            info.lo_device == file_id.device && info.lo_inode == file_id.inode;
 }
 
-/* For kernels without diskseq.  A node that may not be opened is believed. */
-static bool
-bound_by_status(const struct vd_loop *loop)
+/* For kernels without diskseq, and where there is no /sys. */
+static vd_error
+check_by_status(const struct vd_loop *loop, bool *bound_out)
 {
     VD_AUTO_CLOSE int fd = open_node(loop->name, O_RDONLY);
-    if (fd < 0) {
-        return errno == EACCES || errno == EPERM;
+    if (fd < 0 && errno != ENXIO) {
+        return vd_loop_error(errno);
     }
-    return shows_image(fd, loop->file_id);
+    *bound_out = fd >= 0 && shows_image(fd, loop->file_id);
+    return ERROR_SUCCESS;
+}
+
+/* Whether the kernel has any image in the device. */
+static vd_error
+check_in_use(const struct vd_loop *loop, bool *used_out)
+{
+    char path[64];
+    if (!vd_text_format(path, sizeof(path), VD_PATH_BLOCK "/%s/loop",
+                        loop->name)) {
+        return ERROR_INVALID_NAME;
+    }
+    *used_out = access(path, F_OK) == 0;
+    return *used_out || errno == ENOENT ? ERROR_SUCCESS
+                                        : vd_error_from_errno(errno);
+}
+
+/* An error if it cannot be told. */
+static vd_error
+check_bound(const struct vd_loop *loop, bool *bound_out)
+{
+    uint64_t sequence;
+    bool used;
+    if (access(VD_PATH_BLOCK, F_OK) != 0) {
+        return check_by_status(loop, bound_out);
+    }
+    vd_error error = check_in_use(loop, &used);
+    if (error == ERROR_SUCCESS && !used) {
+        *bound_out = false;
+        return ERROR_SUCCESS;
+    }
+    if (error == ERROR_SUCCESS) {
+        error = read_sequence(loop->name, &sequence);
+    }
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    if (sequence == 0 || loop->sequence == 0) {
+        return check_by_status(loop, bound_out);
+    }
+    *bound_out = sequence == loop->sequence;
+    return ERROR_SUCCESS;
 }
 
 bool
 vd_loop_bound(const struct vd_loop *loop)
 {
-    char path[64];
-    if (!vd_text_format(path, sizeof(path), VD_PATH_BLOCK "/%s/loop",
-                        loop->name) ||
-        access(path, F_OK) != 0) {
-        return false;
+    bool bound;
+    vd_error error = check_bound(loop, &bound);
+    if (error != ERROR_SUCCESS) {
+        vd_trace(VD_TRACE_ATTACH, "cannot tell what %s shows: error %u",
+                 loop->name, error);
+        return true;
     }
-    uint64_t sequence = read_sequence(loop->name);
-    if (sequence == 0 || loop->sequence == 0) {
-        return bound_by_status(loop);
-    }
-    return sequence == loop->sequence;
+    return bound;
 }
 
 /* While fd is open the device cannot become another, so that what is checked
@@ -343,7 +386,12 @@ open_bound(const struct vd_loop *loop, int flags, int *fd_out)
         return error_number == ENXIO ? ERROR_NOT_READY
                                      : vd_loop_error(error_number);
     }
-    if (!shows_image(fd, loop->file_id) || !vd_loop_bound(loop)) {
+    bool bound = false;
+    vd_error error = check_bound(loop, &bound);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    if (!bound || !shows_image(fd, loop->file_id)) {
         vd_trace(VD_TRACE_ATTACH, "%s shows another image", loop->name);
         return ERROR_NOT_READY;
     }

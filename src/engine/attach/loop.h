@@ -46,7 +46,7 @@ VD_MUST_CHECK
 vd_error vd_loop_create(const struct vd_loop_options *options,
                         struct vd_loop *loop_out, int *claim_out);
 
-/* Whether the device still shows the image. */
+/* Whether the device still shows the image; yes, if it cannot be told. */
 bool vd_loop_bound(const struct vd_loop *loop);
 
 /* Opens the device for as long as it is to live.  ERROR_NOT_READY if it shows

@@ -11,6 +11,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,7 +195,8 @@ bool
 vd_registry_alive(int record_fd)
 {
     struct flock lock = whole_file();
-    return fcntl(record_fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+    /* In doubt he lives. */
+    return fcntl(record_fd, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
 }
 
 /* -- reading -- */
@@ -338,7 +340,8 @@ vd_entry_close(struct vd_entry *entry)
 static void
 read_boot_id(char buffer[VD_BOOT_ID_SIZE])
 {
-    if (!vd_text_read_line(VD_PATH_BOOT_ID, buffer, VD_BOOT_ID_SIZE)) {
+    if (vd_text_read_line(VD_PATH_BOOT_ID, buffer, VD_BOOT_ID_SIZE) !=
+        ERROR_SUCCESS) {
         buffer[0] = '\0';
     }
 }
@@ -644,9 +647,17 @@ vd_registry_current(int dir, const char *name, int record_fd,
 bool
 vd_registry_undisturbed(const char *path, const char *name, int record_fd)
 {
-    VD_AUTO_CLOSE int dir = -1;
-    return vd_registry_open(path, false, &dir) == ERROR_SUCCESS &&
-           same_file(dir, name, false, record_fd);
+    char file[PATH_MAX];
+    struct stat there;
+    struct stat ours;
+    if (!vd_text_format(file, sizeof(file), "%s/%s", path, name) ||
+        fstat(record_fd, &ours) < 0) {
+        return true; /* in doubt nothing has happened */
+    }
+    if (lstat(file, &there) < 0) {
+        return errno != ENOENT;
+    }
+    return there.st_ino == ours.st_ino && there.st_dev == ours.st_dev;
 }
 
 vd_error

@@ -94,8 +94,8 @@ vd_error vd_registry_lock_record(int record_fd);
 bool vd_registry_current(int dir, const char *name, int record_fd,
                          bool *detaching_out);
 
-/* Whether it is, and nobody is detaching it: by path, for those who hold no
- * descriptor of the directory. */
+/* Whether it is, and nobody is detaching it.  By path: it needs no further
+ * descriptor, and a want of them must not look like an answer. */
 bool vd_registry_undisturbed(const char *path, const char *name,
                              int record_fd);
 

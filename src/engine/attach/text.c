@@ -39,21 +39,21 @@ vd_text_number(const char *text, uint64_t *out)
     return true;
 }
 
-bool
+vd_error
 vd_text_read_line(const char *path, char *buffer, size_t size)
 {
     VD_AUTO_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return false;
-    }
-    ssize_t length = read(fd, buffer, size - 1);
+    ssize_t length = fd < 0 ? -1 : read(fd, buffer, size - 1);
     if (length < 0) {
-        return false;
+        return vd_error_from_errno(errno);
     }
     buffer[length] = '\0';
     char *end = strchr(buffer, '\n');
+    if (end == NULL && (size_t)length == size - 1) {
+        return ERROR_INVALID_DATA;
+    }
     if (end != NULL) {
         *end = '\0';
     }
-    return end != NULL || (size_t)length < size - 1;
+    return ERROR_SUCCESS;
 }

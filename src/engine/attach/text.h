@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/error.h"
+
 /* snprintf that says whether all of it fitted. */
 bool vd_text_format(char *buffer, size_t size, const char *format, ...)
     __attribute__((format(printf, 3, 4), warn_unused_result));
@@ -17,9 +19,9 @@ bool vd_text_format(char *buffer, size_t size, const char *format, ...)
 bool vd_text_number(const char *text, uint64_t *out)
     __attribute__((warn_unused_result));
 
-/* The first line of a small file, without its end; false if it cannot be
- * read or does not fit. */
-bool vd_text_read_line(const char *path, char *buffer, size_t size)
-    __attribute__((warn_unused_result));
+/* The first line of a small file, without its end.  ERROR_FILE_NOT_FOUND;
+ * ERROR_INVALID_DATA if it does not fit. */
+VD_MUST_CHECK
+vd_error vd_text_read_line(const char *path, char *buffer, size_t size);
 
 #endif
