@@ -57,4 +57,32 @@ vd_put_le32(uint8_t *p, uint32_t value)
     vd_put_le16(p + 2, (uint16_t)(value >> 16));
 }
 
+static inline void
+vd_put_le64(uint8_t *p, uint64_t value)
+{
+    vd_put_le32(p, (uint32_t)value);
+    vd_put_le32(p + 4, (uint32_t)(value >> 32));
+}
+
+static inline void
+vd_put_be16(uint8_t *p, uint16_t value)
+{
+    p[0] = (uint8_t)(value >> 8);
+    p[1] = (uint8_t)value;
+}
+
+static inline void
+vd_put_be32(uint8_t *p, uint32_t value)
+{
+    vd_put_be16(p, (uint16_t)(value >> 16));
+    vd_put_be16(p + 2, (uint16_t)value);
+}
+
+static inline void
+vd_put_be64(uint8_t *p, uint64_t value)
+{
+    vd_put_be32(p, (uint32_t)(value >> 32));
+    vd_put_be32(p + 4, (uint32_t)value);
+}
+
 #endif

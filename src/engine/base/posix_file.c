@@ -262,6 +262,24 @@ check_descriptor(int fd, bool writable, struct stat *status_out)
 }
 
 vd_error
+vd_posix_file_adopt(int fd, bool writable, struct vd_posix_file **out)
+{
+    VD_AUTO_FREE struct vd_posix_file *posix_file =
+        calloc(1, sizeof(*posix_file));
+    if (posix_file == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    vd_error error = check_descriptor(fd, writable, &posix_file->status);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    posix_file->file.ops = &posix_file_ops;
+    posix_file->fd = fd;
+    *out = VD_TAKE(posix_file);
+    return ERROR_SUCCESS;
+}
+
+vd_error
 vd_posix_file_open(int dirfd, const char *path, bool writable,
                    struct vd_posix_file **out)
 {
@@ -270,22 +288,13 @@ vd_posix_file_open(int dirfd, const char *path, bool writable,
     if (error == ERROR_SUCCESS) {
         error = open_descriptor(dirfd, path, writable, &fd);
     }
-    if (error != ERROR_SUCCESS) {
-        return error;
+    if (error == ERROR_SUCCESS) {
+        error = vd_posix_file_adopt(fd, writable, out);
     }
-    VD_AUTO_FREE struct vd_posix_file *posix_file =
-        calloc(1, sizeof(*posix_file));
-    if (posix_file == NULL) {
-        return ERROR_NOT_ENOUGH_MEMORY;
+    if (error == ERROR_SUCCESS) {
+        (void)vd_take_fd(&fd);
     }
-    error = check_descriptor(fd, writable, &posix_file->status);
-    if (error != ERROR_SUCCESS) {
-        return error;
-    }
-    posix_file->file.ops = &posix_file_ops;
-    posix_file->fd = vd_take_fd(&fd);
-    *out = VD_TAKE(posix_file);
-    return ERROR_SUCCESS;
+    return error;
 }
 
 void

@@ -27,6 +27,13 @@ VD_MUST_CHECK
 vd_error vd_posix_file_open(int dirfd, const char *path, bool writable,
                             struct vd_posix_file **out);
 
+/* Takes over a descriptor that is open for reading, or for reading and writing
+ * if `writable`; it stays the caller's on failure.  ERROR_INVALID_PARAMETER
+ * for anything but a regular file. */
+VD_MUST_CHECK
+vd_error vd_posix_file_adopt(int fd, bool writable,
+                             struct vd_posix_file **out);
+
 void vd_posix_file_close(struct vd_posix_file *posix_file);
 
 #endif

@@ -1,117 +1,110 @@
 /*
- * An opened virtual disk.  See disk.h.
- *
- * Everything is asked of the open descriptor, nothing of the path a second
- * time: a file that is renamed or replaced meanwhile stays the one that was
- * opened.  The path is for people.
+ * Opening and describing a virtual disk.  See disk.h; reading and writing is
+ * in disk_io.c, the search for parents in parent.c.
  */
 #include "disk/disk.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/checked.h"
 #include "base/cleanup.h"
-#include "base/posix_file.h"
 #include "base/trace.h"
-#include "disk/image_io.h"
-#include "format/format.h"
+#include "disk/disk_private.h"
 
-struct vd_disk {
-    struct vd_posix_file *file;
-    struct vd_image *image;
-    char *path;
-    bool writable;
-};
+/* ---- layers ---- */
 
-/* What the kernel appends to the name of a file that has none any more. */
-#define DELETED_SUFFIX " (deleted)"
+struct vd_disk *
+vd_disk_new(void)
+{
+    struct vd_disk *disk = calloc(1, sizeof(*disk));
+    if (disk != NULL) {
+        pthread_mutex_init(&disk->mutator, NULL);
+        pthread_rwlock_init(&disk->gate, NULL);
+        pthread_mutex_init(&disk->flush.lock, NULL);
+        pthread_cond_init(&disk->flush.done, NULL);
+    }
+    return disk;
+}
 
 static bool
-path_leads_to(const char *path, const struct stat *wanted)
+has_file(const struct vd_disk *disk, struct vd_file_id id)
 {
-    struct stat status;
-    return stat(path, &status) == 0 && status.st_dev == wanted->st_dev &&
-           status.st_ino == wanted->st_ino;
-}
-
-static void
-strip_suffix(char *text, const char *suffix)
-{
-    size_t length = strlen(text);
-    size_t suffix_length = strlen(suffix);
-    if (length > suffix_length &&
-        strcmp(text + length - suffix_length, suffix) == 0) {
-        text[length - suffix_length] = '\0';
+    for (size_t i = 0; i < disk->layer_count; i++) {
+        struct vd_file_id other = vd_layer_file_id(&disk->layers[i]);
+        if (other.device == id.device && other.inode == id.inode) {
+            return true;
+        }
     }
+    return false;
 }
 
-/* The kernel's own name for what a descriptor has open, wherever it has been
- * moved; needs /proc. */
 static vd_error
-path_of_descriptor(const struct vd_posix_file *file, char **out)
+check_push(const struct vd_disk *disk, const struct vd_layer *layer)
 {
-    char link[64];
-    char path[PATH_MAX];
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", file->fd);
-    ssize_t length = readlink(link, path, sizeof(path) - 1);
-    if (length < 0) {
-        return vd_error_from_errno(errno);
+    if (has_file(disk, vd_layer_file_id(layer))) {
+        vd_trace(VD_TRACE_DISK, "the image is in its own chain");
+        return ERROR_VHD_DIFFERENCING_CHAIN_CYCLE_DETECTED;
     }
-    path[length] = '\0';
-    if (!path_leads_to(path, &file->status)) {
-        strip_suffix(path, DELETED_SUFFIX);
+    if (disk->layer_count == VD_DISK_LAYERS_MAX) {
+        vd_trace(VD_TRACE_DISK, "the chain is too long");
+        return ERROR_VHD_DIFFERENCING_CHAIN_ERROR_IN_PARENT;
     }
-    char *copy = strdup(path);
-    if (copy == NULL) {
-        return ERROR_NOT_ENOUGH_MEMORY;
-    }
-    *out = copy;
     return ERROR_SUCCESS;
 }
 
-static vd_error
-resolve_path(const struct vd_posix_file *file, const char *path, char **out)
+vd_error
+vd_disk_push(struct vd_disk *disk, struct vd_layer *layer)
 {
-    char *resolved = realpath(path, NULL);
-    if (resolved != NULL && path_leads_to(resolved, &file->status)) {
-        *out = resolved;
-        return ERROR_SUCCESS;
+    vd_error error = check_push(disk, layer);
+    if (error == ERROR_SUCCESS) {
+        struct vd_layer *grown =
+            realloc(disk->layers, (disk->layer_count + 1) * sizeof(*grown));
+        if (grown != NULL) {
+            disk->layers = grown;
+            disk->layers[disk->layer_count++] = *layer;
+            return ERROR_SUCCESS;
+        }
+        error = ERROR_NOT_ENOUGH_MEMORY;
     }
-    free(resolved);
-    return path_of_descriptor(file, out);
+    (void)vd_layer_close(layer);
+    return error;
 }
 
+/* ---- opening by path ---- */
+
 static vd_error
-open_image(struct vd_disk *disk, uint32_t device_id)
+open_leaf(struct vd_disk *disk, const char *path,
+          const struct vd_disk_options *options)
 {
-    const struct vd_format *format;
-    struct vd_file *file = &disk->file->file;
-    vd_error error = vd_format_find(file, device_id, &format);
+    struct vd_posix_file *file;
+    struct vd_layer layer;
+    vd_error error =
+        vd_posix_file_open(AT_FDCWD, path, options->writable, &file);
+    if (error == ERROR_SUCCESS) {
+        error = vd_layer_open(file, options->device_id, false, &layer);
+    }
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    return format->open(file, &disk->image);
+    error = vd_layer_find_path(layer.file, path, &layer.path);
+    if (error != ERROR_SUCCESS) {
+        (void)vd_layer_close(&layer);
+        return error;
+    }
+    return vd_disk_push(disk, &layer);
 }
 
 static vd_error
 open_all(struct vd_disk *disk, const char *path,
          const struct vd_disk_options *options)
 {
-    vd_error error =
-        vd_posix_file_open(AT_FDCWD, path, options->writable, &disk->file);
-    if (error == ERROR_SUCCESS) {
-        error = resolve_path(disk->file, path, &disk->path);
-    }
-    if (error == ERROR_SUCCESS) {
-        error = open_image(disk, options->device_id);
+    vd_error error = open_leaf(disk, path, options);
+    if (error == ERROR_SUCCESS && !options->no_parents) {
+        error = vd_disk_find_parents(disk, options->no_relative);
     }
     return error;
 }
@@ -120,7 +113,7 @@ vd_error
 vd_disk_open(const char *path, const struct vd_disk_options *options,
              struct vd_disk **out)
 {
-    struct vd_disk *disk = calloc(1, sizeof(*disk));
+    struct vd_disk *disk = vd_disk_new();
     if (disk == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
@@ -141,33 +134,167 @@ vd_disk_close(struct vd_disk *disk)
     if (disk == NULL) {
         return;
     }
-    if (disk->image != NULL) {
-        disk->image->format->close(disk->image);
+    for (size_t i = 0; i < disk->layer_count; i++) {
+        vd_error error = vd_layer_close(&disk->layers[i]);
+        if (error != ERROR_SUCCESS) {
+            vd_trace(VD_TRACE_DISK, "closing layer %zu: error %u", i, error);
+        }
     }
-    vd_posix_file_close(disk->file);
-    free(disk->path);
+    free(disk->layers);
+    pthread_cond_destroy(&disk->flush.done);
+    pthread_mutex_destroy(&disk->flush.lock);
+    pthread_rwlock_destroy(&disk->gate);
+    pthread_mutex_destroy(&disk->mutator);
     free(disk);
 }
+
+/* ---- opening by files ---- */
+
+void
+vd_disk_files_close(struct vd_disk_files *files)
+{
+    for (size_t i = 0; i < files->count; i++) {
+        if (files->fds[i] >= 0) {
+            close(files->fds[i]);
+        }
+    }
+    free(files->fds);
+    memset(files, 0, sizeof(*files));
+}
+
+/* The same inode with a new open file, whatever its path is by now. */
+static vd_error
+reopen(int fd, bool writable, int *fd_out)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    int again = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    if (again < 0) {
+        vd_trace(VD_TRACE_DISK, "opening the image again: %s",
+                 strerror(errno));
+        return vd_error_from_errno(errno);
+    }
+    *fd_out = again;
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_disk_reopen(const struct vd_disk *disk, bool writable,
+               struct vd_disk_files *out)
+{
+    struct vd_disk_files files = {
+        .device_id = vd_disk_format(disk)->device_id,
+        .fds = calloc(disk->layer_count, sizeof(*files.fds)),
+    };
+    if (files.fds == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    for (size_t i = 0; i < disk->layer_count; i++) {
+        vd_error error = reopen(disk->layers[i].file->fd, writable && i == 0,
+                                &files.fds[i]);
+        if (error != ERROR_SUCCESS) {
+            vd_disk_files_close(&files);
+            return error;
+        }
+        files.count++;
+    }
+    *out = files;
+    return ERROR_SUCCESS;
+}
+
+/* One layer from its descriptor, which is the layer's on success only. */
+static vd_error
+push_file(struct vd_disk *disk, const struct vd_disk_files *files,
+          size_t index, bool writable)
+{
+    VD_AUTO_CLOSE int fd = fcntl(files->fds[index], F_DUPFD_CLOEXEC, 0);
+    struct vd_posix_file *file;
+    struct vd_layer layer;
+    if (fd < 0) {
+        return vd_error_from_errno(errno);
+    }
+    vd_error error = vd_posix_file_adopt(fd, writable, &file);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    (void)vd_take_fd(&fd);
+    error = vd_layer_open(file, files->device_id, writable, &layer);
+    if (error == ERROR_SUCCESS) {
+        error = vd_layer_find_path(layer.file, NULL, &layer.path);
+        if (error == ERROR_SUCCESS) {
+            return vd_disk_push(disk, &layer);
+        }
+        (void)vd_layer_close(&layer);
+    }
+    return error;
+}
+
+/* The parent may have been changed since it was last looked at. */
+static vd_error
+check_parent(const struct vd_disk *disk, size_t parent)
+{
+    const struct vd_image *child = disk->layers[parent - 1].image;
+    if (child->format->accept_parent == NULL) {
+        return ERROR_VHD_INVALID_TYPE;
+    }
+    return child->format->accept_parent(child, disk->layers[parent].image);
+}
+
+static vd_error
+push_files(struct vd_disk *disk, const struct vd_disk_files *files,
+           bool writable)
+{
+    for (size_t i = 0; i < files->count; i++) {
+        vd_error error = push_file(disk, files, i, writable && i == 0);
+        if (error == ERROR_SUCCESS && i > 0) {
+            error = check_parent(disk, i);
+        }
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+    }
+    return vd_disk_complete(disk) ? ERROR_SUCCESS
+                                  : ERROR_VHD_PARENT_VHD_NOT_FOUND;
+}
+
+vd_error
+vd_disk_open_files(struct vd_disk_files *files, bool writable,
+                   struct vd_disk **out)
+{
+    struct vd_disk *disk = vd_disk_new();
+    if (disk == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    disk->writable = writable;
+    disk->live = true;
+    vd_error error = push_files(disk, files, writable);
+    if (error != ERROR_SUCCESS) {
+        vd_disk_close(disk);
+        return error;
+    }
+    vd_disk_files_close(files);
+    *out = disk;
+    return ERROR_SUCCESS;
+}
+
+/* ---- what it is ---- */
 
 const char *
 vd_disk_path(const struct vd_disk *disk)
 {
-    return disk->path;
+    return disk->layers[0].path;
 }
 
 int
 vd_disk_fd(const struct vd_disk *disk)
 {
-    return disk->file->fd;
+    return disk->layers[0].file->fd;
 }
 
 struct vd_file_id
 vd_disk_file_id(const struct vd_disk *disk)
 {
-    return (struct vd_file_id){
-        .device = disk->file->status.st_dev,
-        .inode = disk->file->status.st_ino,
-    };
+    return vd_layer_file_id(&disk->layers[0]);
 }
 
 bool
@@ -179,50 +306,83 @@ vd_disk_writable(const struct vd_disk *disk)
 const struct vd_format *
 vd_disk_format(const struct vd_disk *disk)
 {
-    return disk->image->format;
+    return vd_disk_leaf(disk)->format;
 }
 
 const struct vd_image_info *
 vd_disk_info(const struct vd_disk *disk)
 {
-    return &disk->image->info;
+    return &vd_disk_leaf(disk)->info;
 }
 
 uint64_t
 vd_disk_size_bytes(const struct vd_disk *disk)
 {
-    return disk->image->info.size_bytes;
+    return vd_disk_info(disk)->size_bytes;
 }
 
 uint32_t
 vd_disk_sector_size(const struct vd_disk *disk)
 {
-    return disk->image->info.sector_size;
+    return vd_disk_info(disk)->sector_size;
+}
+
+uint32_t
+vd_disk_physical_sector_size(const struct vd_disk *disk)
+{
+    return vd_disk_info(disk)->physical_sector_size;
 }
 
 bool
 vd_disk_optical(const struct vd_disk *disk)
 {
-    return disk->image->info.optical;
+    return vd_disk_info(disk)->optical;
+}
+
+size_t
+vd_disk_layers(const struct vd_disk *disk)
+{
+    return disk->layer_count;
+}
+
+const char *
+vd_disk_layer_path(const struct vd_disk *disk, size_t layer)
+{
+    return disk->layers[layer].path;
+}
+
+bool
+vd_disk_complete(const struct vd_disk *disk)
+{
+    return !vd_disk_wants_parent(disk);
 }
 
 vd_error
 vd_disk_file_size(const struct vd_disk *disk, uint64_t *size_out)
 {
-    return vd_file_size(&disk->file->file, size_out);
+    return vd_file_size(&disk->layers[0].file->file, size_out);
 }
 
-vd_error
-vd_disk_read(struct vd_disk *disk, void *buffer, size_t length,
-             uint64_t offset)
-{
-    assert(vd_range_within(offset, length, vd_disk_size_bytes(disk)));
-    return vd_image_read(disk->image, buffer, length, offset);
-}
-
+/* Only a fixed image or a disc can be one run, and only they are asked: the
+ * answer for a large dynamic one would be long in coming. */
 vd_error
 vd_disk_contiguous(struct vd_disk *disk, bool *contiguous,
                    uint64_t *file_offset_out)
 {
-    return vd_image_contiguous(disk->image, contiguous, file_offset_out);
+    struct vd_image *image = vd_disk_leaf(disk);
+    uint64_t size = image->info.size_bytes;
+    struct vd_extent extent;
+    if (image->info.subtype != VD_SUBTYPE_FIXED && !image->info.optical) {
+        *contiguous = false;
+        return ERROR_SUCCESS;
+    }
+    vd_error error = image->format->lookup(image, 0, size, &extent);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    *contiguous = extent.state == VD_EXTENT_PRESENT && extent.length == size;
+    if (*contiguous) {
+        *file_offset_out = extent.file_offset;
+    }
+    return ERROR_SUCCESS;
 }

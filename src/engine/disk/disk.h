@@ -1,15 +1,27 @@
 /*
- * An opened virtual disk: an image file, its format, and the locks that say
- * who may use it.  (Parent chains will live here.)
+ * An opened virtual disk: an image file, its format, and, for a differencing
+ * image, the chain of its parents.
+ *
+ * A disk is opened to be looked at: nothing is written to the image and no
+ * lock is taken, also if it is opened `writable` (which only makes sure that
+ * the file may be written).  To be used it is opened once more, under locks,
+ * from the files that vd_disk_reopen gives: by the attachment that has locked
+ * them, or by the disk server.
  *
  * attach/ sees of this: path, file descriptor and identity of the image,
- * size, sector size, read-only, read, and whether the payload is one
- * contiguous run.  It knows no format.
+ * size, sector size, read-only, reading and writing, and whether the payload
+ * is one contiguous run.  It knows no format.
+ *
+ * Lock order: mutator, gate.  `gate` is held shared around every transfer of
+ * payload and exclusively only to hand back freed space, never during I/O of
+ * its own; `mutator` admits one thread to the changing functions of the
+ * format.  A read, or a write to space that is there, never waits for it.
  */
 #ifndef VD_DISK_DISK_H
 #define VD_DISK_DISK_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -19,9 +31,14 @@ struct vd_disk;
 struct vd_image_info;
 struct vd_format;
 
+/* More than any real chain; keeps descriptors and stack within bounds. */
+#define VD_DISK_LAYERS_MAX 256
+
 struct vd_disk_options {
     uint32_t device_id; /* VIRTUAL_STORAGE_TYPE_DEVICE_*, 0: by content */
-    bool writable;      /* open the image file for writing */
+    bool writable;      /* the image file must be open for writing */
+    bool no_parents;    /* do not look for the parents */
+    bool no_relative;   /* ... by their relative path */
 };
 
 /* Which file an image is, whatever its names. */
@@ -32,14 +49,48 @@ struct vd_file_id {
 
 /*
  * Opens path (bytes, relative to the working directory).  No lock is taken.
- * Errors: those of vd_posix_file_open, of vd_format_find and of the format.
+ * Errors: those of vd_posix_file_open, of vd_format_find and of the format;
+ * for a parent ERROR_VHD_PARENT_VHD_NOT_FOUND, _PARENT_VHD_ACCESS_DENIED,
+ * _CHILD_PARENT_ID_MISMATCH, _CHILD_PARENT_SIZE_MISMATCH, _INVALID_TYPE,
+ * _DIFFERENCING_CHAIN_CYCLE_DETECTED, and further up
+ * _DIFFERENCING_CHAIN_ERROR_IN_PARENT.
  */
 VD_MUST_CHECK
 vd_error vd_disk_open(const char *path, const struct vd_disk_options *options,
                       struct vd_disk **out);
 
+/* Adds the parent of the last layer so far, by path, to a disk opened with
+ * no_parents.  ERROR_VHD_INVALID_TYPE if that layer has no parent. */
+VD_MUST_CHECK
+vd_error vd_disk_add_parent(struct vd_disk *disk, const char *path);
+
 /* Accepts NULL. */
 void vd_disk_close(struct vd_disk *disk);
+
+/* ---- the files of a disk, to be opened once more ---- */
+
+struct vd_disk_files {
+    uint32_t device_id;
+    size_t count; /* leaf first */
+    int *fds;     /* O_CLOEXEC, each with an open file of its own */
+};
+
+/* New open files of all layers, the leaf's for writing if asked. */
+VD_MUST_CHECK
+vd_error vd_disk_reopen(const struct vd_disk *disk, bool writable,
+                        struct vd_disk_files *out);
+void vd_disk_files_close(struct vd_disk_files *files);
+
+/*
+ * A disk from its files, to be read and, if writable, changed: a log is
+ * replayed, what a crash left is mended.  The caller holds the locks.  The
+ * descriptors are the disk's on success only; `files` keeps nothing then.
+ */
+VD_MUST_CHECK
+vd_error vd_disk_open_files(struct vd_disk_files *files, bool writable,
+                            struct vd_disk **out);
+
+/* ---- what it is ---- */
 
 /* Absolute, symbolic links resolved; as it was when opened. */
 const char *vd_disk_path(const struct vd_disk *disk);
@@ -51,21 +102,26 @@ const struct vd_format *vd_disk_format(const struct vd_disk *disk);
 const struct vd_image_info *vd_disk_info(const struct vd_disk *disk);
 uint64_t vd_disk_size_bytes(const struct vd_disk *disk);
 uint32_t vd_disk_sector_size(const struct vd_disk *disk);
+uint32_t vd_disk_physical_sector_size(const struct vd_disk *disk);
 bool vd_disk_optical(const struct vd_disk *disk);
+
+/* How many images it is made of, and where each is; 0 is the leaf. */
+size_t vd_disk_layers(const struct vd_disk *disk);
+const char *vd_disk_layer_path(const struct vd_disk *disk, size_t layer);
+
+/* Whether no parent is missing. */
+bool vd_disk_complete(const struct vd_disk *disk);
+
+/* Where the leaf says that its parent is, as paths of this system where they
+ * can be that: the candidates in the order of lookup.  Free each, then the
+ * array.  ERROR_VHD_INVALID_TYPE if it has none. */
+VD_MUST_CHECK
+vd_error vd_disk_parent_candidates(const struct vd_disk *disk, char ***out,
+                                   size_t *count_out);
 
 /* Size of the image file now, in bytes. */
 VD_MUST_CHECK
 vd_error vd_disk_file_size(const struct vd_disk *disk, uint64_t *size_out);
-
-/* The range must lie inside the disk; it need not be sector-aligned. */
-VD_MUST_CHECK
-vd_error vd_disk_read(struct vd_disk *disk, void *buffer, size_t length,
-                      uint64_t offset);
-
-/* Whether the whole payload is one run of the file, and where it starts. */
-VD_MUST_CHECK
-vd_error vd_disk_contiguous(struct vd_disk *disk, bool *contiguous,
-                            uint64_t *file_offset_out);
 
 struct vd_host_disk {
     uint32_t sector_size; /* logical, of the disk under the file */
@@ -76,5 +132,34 @@ struct vd_host_disk {
 /* What the image file itself lies on. */
 VD_MUST_CHECK
 vd_error vd_disk_host(const struct vd_disk *disk, struct vd_host_disk *out);
+
+/* Whether the whole payload is one run of the file, and where it starts. */
+VD_MUST_CHECK
+vd_error vd_disk_contiguous(struct vd_disk *disk, bool *contiguous,
+                            uint64_t *file_offset_out);
+
+/* ---- using it: any number of threads at once ---- */
+
+/* The range must lie inside the disk; it need not be sector-aligned. */
+VD_MUST_CHECK
+vd_error vd_disk_read(struct vd_disk *disk, void *buffer, size_t length,
+                      uint64_t offset);
+
+/* Whole sectors inside the disk.  ERROR_WRITE_PROTECT if it is read-only,
+ * ERROR_IO_DEVICE once a flush has failed, ERROR_DISK_FULL and others. */
+VD_MUST_CHECK
+vd_error vd_disk_write(struct vd_disk *disk, const void *buffer, size_t length,
+                       uint64_t offset);
+
+/* Makes whole sectors read as zeros; may_free: their space may be given up
+ * (TRIM). */
+VD_MUST_CHECK
+vd_error vd_disk_zero(struct vd_disk *disk, uint64_t offset, uint64_t length,
+                      bool may_free);
+
+/* Returns when everything written before the call is durable.  One flush
+ * serves all who wait for it. */
+VD_MUST_CHECK
+vd_error vd_disk_flush(struct vd_disk *disk);
 
 #endif

@@ -1,0 +1,63 @@
+/*
+ * struct vd_disk, as the files of disk/ share it.
+ */
+#ifndef VD_DISK_DISK_PRIVATE_H
+#define VD_DISK_DISK_PRIVATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "disk/disk.h"
+#include "disk/layer.h"
+
+/* One flush for all who wait. */
+struct vd_disk_flush {
+    pthread_mutex_t lock;
+    pthread_cond_t done;
+    uint64_t started; /* guarded by lock, as all of these */
+    uint64_t finished;
+    bool running;
+    vd_error error; /* of the newest that is finished; lasting */
+};
+
+struct vd_disk {
+    struct vd_layer *layers; /* leaf first */
+    size_t layer_count;
+    bool writable; /* the leaf's file is open for writing */
+    bool live;     /* opened under locks: may be changed if writable */
+
+    pthread_mutex_t mutator; /* one thread in the changing functions */
+    pthread_rwlock_t gate;   /* shared: payload is being transferred */
+    atomic_bool begun;
+    atomic_bool freed; /* zero has given up space since the last reclaim */
+    struct vd_disk_flush flush;
+};
+
+static inline struct vd_image *
+vd_disk_leaf(const struct vd_disk *disk)
+{
+    return disk->layers[0].image;
+}
+
+/* An empty disk, or NULL. */
+struct vd_disk *vd_disk_new(void);
+
+/* Puts a layer under the last one.  Takes it over, also on failure. */
+VD_MUST_CHECK
+vd_error vd_disk_push(struct vd_disk *disk, struct vd_layer *layer);
+
+/* Looks for the parents of the last layer and opens them (parent.c). */
+VD_MUST_CHECK
+vd_error vd_disk_find_parents(struct vd_disk *disk, bool no_relative);
+
+/* Whether the last layer needs a parent that is not there. */
+static inline bool
+vd_disk_wants_parent(const struct vd_disk *disk)
+{
+    const struct vd_layer *last = &disk->layers[disk->layer_count - 1];
+    return last->image->info.subtype == VD_SUBTYPE_DIFFERENCING;
+}
+
+#endif

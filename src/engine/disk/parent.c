@@ -1,0 +1,369 @@
+/*
+ * Finding and opening the parents of a differencing image (FORMATS.md 6).
+ *
+ * A candidate counts only if its content proves that it is the parent; one
+ * that is something else is passed over, and the most telling error of all
+ * candidates is what the caller gets.  Files are opened below the child's
+ * directory, without following symbolic links, and checked on the open
+ * descriptor.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/trace.h"
+#include "disk/disk_private.h"
+#include "disk/parent_path.h"
+
+/* ---- opening a candidate ---- */
+
+static int
+open_below(int directory, const char *name)
+{
+    struct open_how how = {
+        .flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
+        .resolve =
+            RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS,
+    };
+    return (int)syscall(SYS_openat2, directory, name, &how, sizeof(how));
+}
+
+/* The only name in the directory that is the wanted one but for case: the
+ * child was made where case makes no difference. */
+static vd_error
+find_other_case(int directory, const char *name, char **out)
+{
+    VD_AUTO_FREE char *found = NULL;
+    int again = openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *listing = again >= 0 ? fdopendir(again) : NULL;
+    if (listing == NULL) {
+        if (again >= 0) {
+            close(again);
+        }
+        return ERROR_FILE_NOT_FOUND;
+    }
+    size_t matches = 0;
+    for (struct dirent *entry; (entry = readdir(listing)) != NULL;) {
+        if (strcasecmp(entry->d_name, name) == 0) {
+            matches++;
+            free(found);
+            found = strdup(entry->d_name);
+        }
+    }
+    closedir(listing);
+    if (matches != 1 || found == NULL) {
+        return ERROR_FILE_NOT_FOUND;
+    }
+    *out = VD_TAKE(found);
+    return ERROR_SUCCESS;
+}
+
+static vd_error
+open_candidate(int directory, const char *name, int *fd_out)
+{
+    int fd = open_below(directory, name);
+    if (fd < 0 && errno == ENOENT && strchr(name, '/') == NULL) {
+        VD_AUTO_FREE char *other = NULL;
+        vd_error error = find_other_case(directory, name, &other);
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+        fd = open_below(directory, other);
+    }
+    if (fd < 0) {
+        vd_trace(VD_TRACE_DISK, "parent candidate %s: %s", name,
+                 strerror(errno));
+        return vd_error_from_errno(errno);
+    }
+    *fd_out = fd;
+    return ERROR_SUCCESS;
+}
+
+/* ---- is it the parent? ---- */
+
+static vd_error
+accept(const struct vd_disk *disk, const struct vd_layer *parent)
+{
+    const struct vd_layer *child = &disk->layers[disk->layer_count - 1];
+    vd_error error =
+        child->image->format->accept_parent(child->image, parent->image);
+    struct vd_file_id id = vd_layer_file_id(parent);
+    for (size_t i = 0; i < disk->layer_count && error == ERROR_SUCCESS; i++) {
+        struct vd_file_id other = vd_layer_file_id(&disk->layers[i]);
+        if (id.device == other.device && id.inode == other.inode) {
+            error = ERROR_VHD_DIFFERENCING_CHAIN_CYCLE_DETECTED;
+        }
+    }
+    return error;
+}
+
+/* A child of one format has a parent of the same; a content that is not that
+ * is not the parent. */
+static vd_error
+open_layer(const struct vd_disk *disk, struct vd_posix_file *file,
+           const char *path, struct vd_layer *out)
+{
+    struct vd_layer layer;
+    uint32_t device_id = vd_disk_format(disk)->device_id;
+    vd_error error = vd_layer_open(file, device_id, false, &layer);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = accept(disk, &layer);
+    if (error == ERROR_SUCCESS) {
+        error = vd_layer_find_path(layer.file, path, &layer.path);
+    }
+    if (error != ERROR_SUCCESS) {
+        (void)vd_layer_close(&layer);
+        return error;
+    }
+    *out = layer;
+    return ERROR_SUCCESS;
+}
+
+static vd_error
+try_candidate(const struct vd_disk *disk, int directory, const char *name,
+              struct vd_layer *out)
+{
+    VD_AUTO_CLOSE int fd = -1;
+    struct vd_posix_file *file;
+    vd_error error = open_candidate(directory, name, &fd);
+    if (error == ERROR_SUCCESS) {
+        error = vd_posix_file_adopt(fd, false, &file);
+    }
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    (void)vd_take_fd(&fd);
+    return open_layer(disk, file, NULL, out);
+}
+
+/* How much an error says about why there is no parent. */
+static int
+weight(vd_error error)
+{
+    switch (error) {
+    case ERROR_VHD_DIFFERENCING_CHAIN_CYCLE_DETECTED:
+        return 5;
+    case ERROR_VHD_CHILD_PARENT_ID_MISMATCH:
+    case ERROR_VHD_CHILD_PARENT_SIZE_MISMATCH:
+    case ERROR_VHD_INVALID_TYPE:
+        return 4;
+    case ERROR_ACCESS_DENIED:
+        return 3;
+    case ERROR_FILE_NOT_FOUND:
+    case ERROR_PATH_NOT_FOUND:
+    case ERROR_BAD_PATHNAME:
+    case ERROR_INVALID_NAME:
+        return 1;
+    default:
+        return 2; /* it is there, and damaged or something else */
+    }
+}
+
+static vd_error
+told_as(vd_error error)
+{
+    switch (weight(error)) {
+    case 1:
+        return ERROR_VHD_PARENT_VHD_NOT_FOUND;
+    case 3:
+        return ERROR_VHD_PARENT_VHD_ACCESS_DENIED;
+    case 2:
+        return ERROR_VHD_DIFFERENCING_CHAIN_ERROR_IN_PARENT;
+    default:
+        return error;
+    }
+}
+
+/* ---- the search ---- */
+
+static int
+open_directory_of(const char *path)
+{
+    VD_AUTO_FREE char *directory = strdup(path);
+    char *slash = directory != NULL ? strrchr(directory, '/') : NULL;
+    if (slash == NULL) {
+        return -1;
+    }
+    slash[slash == directory] = '\0'; /* "/" stays */
+    return open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+static bool
+skipped(const struct vd_parent_path *path, bool no_relative)
+{
+    return no_relative && path->kind == VD_PARENT_PATH_RELATIVE;
+}
+
+static vd_error
+try_all(const struct vd_disk *disk, int directory,
+        const struct vd_parent_paths *paths, bool no_relative,
+        struct vd_layer *out)
+{
+    vd_error best = ERROR_FILE_NOT_FOUND;
+    for (size_t i = 0; i < paths->count; i++) {
+        VD_AUTO_FREE char *name = NULL;
+        if (skipped(&paths->paths[i], no_relative)) {
+            continue;
+        }
+        vd_error error = vd_parent_path_resolve(&paths->paths[i], &name);
+        if (error == ERROR_SUCCESS) {
+            error = try_candidate(disk, directory, name, out);
+        }
+        if (error == ERROR_SUCCESS || error == ERROR_NOT_ENOUGH_MEMORY) {
+            return error;
+        }
+        if (weight(error) > weight(best)) {
+            best = error;
+        }
+    }
+    return told_as(best);
+}
+
+static vd_error
+find_parent(const struct vd_disk *disk, bool no_relative, struct vd_layer *out)
+{
+    const struct vd_layer *child = &disk->layers[disk->layer_count - 1];
+    const struct vd_format *format = child->image->format;
+    struct vd_parent_paths paths;
+    VD_AUTO_CLOSE int directory = open_directory_of(child->path);
+    if (directory < 0) {
+        return ERROR_VHD_PARENT_VHD_NOT_FOUND;
+    }
+    vd_error error = format->parent_paths(child->image, &paths);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = try_all(disk, directory, &paths, no_relative, out);
+    format->parent_paths_free(&paths);
+    return error;
+}
+
+vd_error
+vd_disk_find_parents(struct vd_disk *disk, bool no_relative)
+{
+    while (vd_disk_wants_parent(disk)) {
+        struct vd_layer parent;
+        vd_error error = find_parent(disk, no_relative, &parent);
+        if (error == ERROR_SUCCESS) {
+            error = vd_disk_push(disk, &parent);
+        }
+        if (error == ERROR_SUCCESS) {
+            continue;
+        }
+        bool further_up = disk->layer_count > 1 &&
+                          error != ERROR_NOT_ENOUGH_MEMORY &&
+                          error != ERROR_VHD_DIFFERENCING_CHAIN_CYCLE_DETECTED;
+        return further_up ? ERROR_VHD_DIFFERENCING_CHAIN_ERROR_IN_PARENT
+                          : error;
+    }
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_disk_add_parent(struct vd_disk *disk, const char *path)
+{
+    struct vd_posix_file *file;
+    struct vd_layer layer;
+    if (!vd_disk_wants_parent(disk)) {
+        return ERROR_VHD_INVALID_TYPE;
+    }
+    vd_error error = vd_posix_file_open(AT_FDCWD, path, false, &file);
+    if (error == ERROR_SUCCESS) {
+        error = open_layer(disk, file, path, &layer);
+    }
+    return error != ERROR_SUCCESS ? error : vd_disk_push(disk, &layer);
+}
+
+/* ---- telling where it would be looked for ---- */
+
+static vd_error
+add_name(char ***names, size_t *count, char *name)
+{
+    char **grown = realloc(*names, (*count + 1) * sizeof(*grown));
+    if (grown == NULL) {
+        free(name);
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    grown[(*count)++] = name;
+    *names = grown;
+    return ERROR_SUCCESS;
+}
+
+static vd_error
+absolute(const struct vd_disk *disk, const char *name, char **out)
+{
+    const char *child = vd_disk_path(disk);
+    size_t directory = (size_t)(strrchr(child, '/') + 1 - child);
+    char *path = malloc(directory + strlen(name) + 1);
+    if (path == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    memcpy(path, child, directory);
+    memcpy(path + directory, name, strlen(name) + 1);
+    *out = path;
+    return ERROR_SUCCESS;
+}
+
+static vd_error
+list_candidates(const struct vd_disk *disk,
+                const struct vd_parent_paths *paths, char ***names,
+                size_t *count)
+{
+    for (size_t i = 0; i < paths->count; i++) {
+        VD_AUTO_FREE char *name = NULL;
+        char *path = NULL;
+        vd_error error = vd_parent_path_resolve(&paths->paths[i], &name);
+        if (error == ERROR_NOT_ENOUGH_MEMORY) {
+            return error;
+        }
+        if (error != ERROR_SUCCESS) {
+            continue;
+        }
+        error = absolute(disk, name, &path);
+        if (error == ERROR_SUCCESS) {
+            error = add_name(names, count, path);
+        }
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+    }
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_disk_parent_candidates(const struct vd_disk *disk, char ***out,
+                          size_t *count_out)
+{
+    struct vd_image *leaf = vd_disk_leaf(disk);
+    struct vd_parent_paths paths;
+    char **names = NULL;
+    size_t count = 0;
+    if (leaf->info.subtype != VD_SUBTYPE_DIFFERENCING) {
+        return ERROR_VHD_INVALID_TYPE;
+    }
+    vd_error error = leaf->format->parent_paths(leaf, &paths);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = list_candidates(disk, &paths, &names, &count);
+    leaf->format->parent_paths_free(&paths);
+    if (error != ERROR_SUCCESS) {
+        while (count > 0) {
+            free(names[--count]);
+        }
+        free(names);
+        return error;
+    }
+    *out = names;
+    *count_out = count;
+    return ERROR_SUCCESS;
+}

@@ -1,0 +1,159 @@
+/*
+ * See parent_path.h.
+ */
+#include "disk/parent_path.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/trace.h"
+#include "base/utf16.h"
+
+static vd_error
+refuse(const char *text, const char *reason)
+{
+    vd_trace(VD_TRACE_DISK, "parent path \"%s\": %s", text, reason);
+    return ERROR_BAD_PATHNAME;
+}
+
+static int
+hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+    c = (char)(c | 0x20);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* "file://" and percent-escapes (RFC 8089), in place. */
+static void
+decode_url(char *text)
+{
+    static const char scheme[] = "file://";
+    const char *from = text;
+    char *to = text;
+    if (strncmp(text, scheme, sizeof(scheme) - 1) == 0) {
+        from += sizeof(scheme) - 1;
+    }
+    while (*from != '\0') {
+        int high = *from == '%' ? hex_digit(from[1]) : -1;
+        int low = high >= 0 ? hex_digit(from[2]) : -1;
+        if (low >= 0) {
+            *to++ = (char)(high << 4 | low);
+            from += 3;
+        }
+        else {
+            *to++ = *from++;
+        }
+    }
+    *to = '\0';
+}
+
+static void
+turn_slashes(char *text)
+{
+    for (; *text != '\0'; text++) {
+        if (*text == '\\') {
+            *text = '/';
+        }
+    }
+}
+
+static bool
+has_control_characters(const char *text)
+{
+    for (; *text != '\0'; text++) {
+        if ((unsigned char)*text < ' ' || *text == 0x7f) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool
+is_drive(const char *text)
+{
+    return text[0] != '\0' && text[1] == ':';
+}
+
+/* "../", "/../", "/.." at the end, or "..". */
+static bool
+goes_up(const char *text)
+{
+    for (const char *at = text; (at = strstr(at, "..")) != NULL; at += 2) {
+        bool starts = at == text || at[-1] == '/';
+        bool ends = at[2] == '\0' || at[2] == '/';
+        if (starts && ends) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static const char *
+file_name(const char *text)
+{
+    const char *slash = strrchr(text, '/');
+    return slash != NULL ? slash + 1 : text;
+}
+
+/* A share is another machine: not even its file name is ours to look for. */
+static bool
+is_share(const char *text)
+{
+    return strncmp(text, "//", 2) == 0 && text[2] != '?';
+}
+
+static const char *
+skip_current(const char *text)
+{
+    while (strncmp(text, "./", 2) == 0) {
+        text += 2;
+    }
+    return text;
+}
+
+static const char *
+inside(const char *text, bool relative)
+{
+    text = skip_current(text);
+    if (!relative || text[0] == '/' || is_drive(text) || goes_up(text)) {
+        return file_name(text);
+    }
+    return text;
+}
+
+vd_error
+vd_parent_path_resolve(const struct vd_parent_path *path, char **out)
+{
+    VD_AUTO_FREE char *text = NULL;
+    vd_error error = vd_utf16_to_bytes(path->text, &text);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    bool url = path->kind == VD_PARENT_PATH_URL;
+    if (url) {
+        decode_url(text);
+    }
+    if (has_control_characters(text)) {
+        return refuse("...", "control characters");
+    }
+    turn_slashes(text);
+    if (is_share(text)) {
+        return refuse(text, "on another machine");
+    }
+    const char *name =
+        inside(text, url || path->kind == VD_PARENT_PATH_RELATIVE);
+    if (*name == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
+        return refuse(text, "no file name");
+    }
+    char *copy = strdup(name);
+    if (copy == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    *out = copy;
+    return ERROR_SUCCESS;
+}

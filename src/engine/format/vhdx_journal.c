@@ -1,0 +1,273 @@
+/*
+ * The log, written ([MS-VHDX] 2.3): every change of the BAT and of sector
+ * bitmaps reaches the file through it.
+ *
+ * A session begins in an order that leaves no moment in which the header
+ * names a log without a valid entry: new FileWriteGuid, an empty entry with
+ * the new LogGuid, and only then the header that publishes it.
+ *
+ * A commit makes payload durable, then one entry with all changed pages, then
+ * applies the pages in place.  The next commit begins with a barrier, which
+ * makes those durable too; so each entry's Tail is the entry itself, and at
+ * most two entries, each at most half the ring, exist at any time.
+ */
+#include "format/vhdx.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/cleanup.h"
+#include "base/crc32c.h"
+#include "base/trace.h"
+
+enum {
+    ENTRY_CHECKSUM = 4,
+    ENTRY_LENGTH = 8,
+    ENTRY_TAIL = 12,
+    ENTRY_SEQUENCE = 16,
+    ENTRY_DESCRIPTOR_COUNT = 24,
+    ENTRY_LOG_GUID = 32,
+    ENTRY_FLUSHED = 48,
+    ENTRY_LAST = 56,
+    ENTRY_DESCRIPTORS = 64,
+    DESCRIPTOR_SIZE = 32,
+    DESCRIPTOR_TRAILING = 4,
+    DESCRIPTOR_LEADING = 8,
+    DESCRIPTOR_FILE_OFFSET = 16,
+    DESCRIPTOR_SEQUENCE = 24,
+    DATA_SEQUENCE_HIGH = 4,
+    DATA_BYTES = 8,
+    DATA_SEQUENCE_LOW = 4092,
+};
+
+#define MAX_PAGES 1024 /* an entry: 4 MiB of memory while it is made */
+
+static size_t
+entry_length(size_t pages)
+{
+    size_t area = ENTRY_DESCRIPTORS + pages * DESCRIPTOR_SIZE;
+    area = (area + VHDX_PAGE_SIZE - 1) / VHDX_PAGE_SIZE * VHDX_PAGE_SIZE;
+    return area + pages * VHDX_PAGE_SIZE;
+}
+
+/* Two entries fit the ring with a page to spare, so full is not empty. */
+size_t
+vhdx_log_capacity(const struct vhdx_image *vhdx)
+{
+    size_t half = vhdx->header.log_length / 2 - VHDX_PAGE_SIZE;
+    size_t pages = MAX_PAGES;
+    while (entry_length(pages) > half) {
+        pages--;
+    }
+    return pages;
+}
+
+/* ---- building an entry ---- */
+
+static void
+put_header(struct vhdx_image *vhdx, uint8_t *entry, size_t pages)
+{
+    uint64_t size = atomic_load(&vhdx->file_size);
+    memcpy(entry, "loge", 4);
+    vd_put_le32(entry + ENTRY_LENGTH, (uint32_t)entry_length(pages));
+    vd_put_le32(entry + ENTRY_TAIL, vhdx->log_head);
+    vd_put_le64(entry + ENTRY_SEQUENCE, vhdx->log_sequence);
+    vd_put_le32(entry + ENTRY_DESCRIPTOR_COUNT, (uint32_t)pages);
+    memcpy(entry + ENTRY_LOG_GUID, &vhdx->session.log_guid, VD_GUID_SIZE);
+    vd_put_le64(entry + ENTRY_FLUSHED, size / VHDX_MIB * VHDX_MIB);
+    vd_put_le64(entry + ENTRY_LAST,
+                (size + VHDX_MIB - 1) / VHDX_MIB * VHDX_MIB);
+}
+
+static void
+put_page(const struct vhdx_image *vhdx, uint8_t *descriptor, uint8_t *sector,
+         const struct vhdx_page *page)
+{
+    uint8_t bytes[VHDX_PAGE_SIZE];
+    for (unsigned i = 0; i < VHDX_PAGE_WORDS; i++) {
+        vd_put_le64(bytes + i * 8, atomic_load(&page->words[i]));
+    }
+    memcpy(descriptor, "desc", 4);
+    memcpy(descriptor + DESCRIPTOR_TRAILING, bytes + VHDX_PAGE_SIZE - 4, 4);
+    memcpy(descriptor + DESCRIPTOR_LEADING, bytes, 8);
+    vd_put_le64(descriptor + DESCRIPTOR_FILE_OFFSET, page->file_offset);
+    vd_put_le64(descriptor + DESCRIPTOR_SEQUENCE, vhdx->log_sequence);
+    memcpy(sector, "data", 4);
+    vd_put_le32(sector + DATA_SEQUENCE_HIGH,
+                (uint32_t)(vhdx->log_sequence >> 32));
+    memcpy(sector + DATA_BYTES, bytes + 8, VHDX_PAGE_SIZE - 12);
+    vd_put_le32(sector + DATA_SEQUENCE_LOW, (uint32_t)vhdx->log_sequence);
+}
+
+/* ---- writing it ---- */
+
+static vd_error
+write_ring(struct vhdx_image *vhdx, const uint8_t *entry, size_t length)
+{
+    const struct vhdx_header *header = &vhdx->header;
+    size_t first = header->log_length - vhdx->log_head;
+    if (first > length) {
+        first = length;
+    }
+    vd_error error = vd_file_pwrite(vhdx->image.file, entry, first,
+                                    header->log_offset + vhdx->log_head);
+    if (error == ERROR_SUCCESS && first < length) {
+        error = vd_file_pwrite(vhdx->image.file, entry + first, length - first,
+                               header->log_offset);
+    }
+    return error;
+}
+
+/* Writes an entry of the dirty pages (or an empty one) and makes it
+ * durable: the moment in which its changes have happened. */
+static vd_error
+write_entry(struct vhdx_image *vhdx)
+{
+    size_t pages = vhdx->dirty_count, length = entry_length(pages);
+    VD_AUTO_FREE uint8_t *entry = calloc(1, length);
+    if (entry == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    vhdx->log_sequence++;
+    put_header(vhdx, entry, pages);
+    uint8_t *descriptor = entry + ENTRY_DESCRIPTORS;
+    uint8_t *sector = entry + length - pages * VHDX_PAGE_SIZE;
+    for (struct vhdx_page *page = vhdx->dirty; page != NULL;
+         page = page->next_dirty) {
+        put_page(vhdx, descriptor, sector, page);
+        descriptor += DESCRIPTOR_SIZE;
+        sector += VHDX_PAGE_SIZE;
+    }
+    vd_put_le32(entry + ENTRY_CHECKSUM, vd_crc32c(entry, length));
+    vd_error error = write_ring(vhdx, entry, length);
+    if (error == ERROR_SUCCESS) {
+        error = vd_file_flush(vhdx->image.file);
+    }
+    if (error == ERROR_SUCCESS) {
+        vhdx->log_head =
+            (uint32_t)((vhdx->log_head + length) % vhdx->header.log_length);
+    }
+    return error;
+}
+
+static vd_error
+apply_page(struct vhdx_image *vhdx, const struct vhdx_page *page)
+{
+    uint8_t bytes[VHDX_PAGE_SIZE];
+    for (unsigned i = 0; i < VHDX_PAGE_WORDS; i++) {
+        vd_put_le64(bytes + i * 8, atomic_load(&page->words[i]));
+    }
+    return vd_file_pwrite(vhdx->image.file, bytes, sizeof(bytes),
+                          page->file_offset);
+}
+
+/* Writes the logged pages to their places and takes them off the list. */
+static vd_error
+apply_pages(struct vhdx_image *vhdx)
+{
+    while (vhdx->dirty != NULL) {
+        struct vhdx_page *page = vhdx->dirty;
+        vd_error error = apply_page(vhdx, page);
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+        vhdx->dirty = page->next_dirty;
+        page->dirty = false;
+        page->next_dirty = NULL;
+    }
+    vhdx->dirty_count = 0;
+    return ERROR_SUCCESS;
+}
+
+static vd_error
+commit_pages(struct vhdx_image *vhdx)
+{
+    vd_error error = vd_file_flush(vhdx->image.file);
+    if (error != ERROR_SUCCESS || vhdx->dirty == NULL) {
+        return error;
+    }
+    error = write_entry(vhdx);
+    if (error == ERROR_SUCCESS) {
+        vhdx->commits++;
+        error = apply_pages(vhdx);
+    }
+    return error;
+}
+
+/* After a failed barrier nothing is known of what is on the medium, so
+ * nothing more is written (FORMATS 0). */
+static vd_error
+remember(struct vhdx_image *vhdx, vd_error error)
+{
+    if (error != ERROR_SUCCESS) {
+        vd_trace(VD_TRACE_FORMAT, "VHDX: writing metadata failed: %u", error);
+        vhdx->failed = true;
+    }
+    return error;
+}
+
+vd_error
+vhdx_commit(struct vd_image *image)
+{
+    struct vhdx_image *vhdx = vhdx_of(image);
+    if (vhdx->failed) {
+        return ERROR_IO_DEVICE;
+    }
+    return remember(vhdx, commit_pages(vhdx));
+}
+
+/* ---- the session ---- */
+
+static vd_error
+begin_session(struct vhdx_image *vhdx)
+{
+    struct vd_file *file = vhdx->image.file;
+    vhdx->header.file_write_guid = vhdx->session.file_write_guid;
+    vd_error error =
+        vhdx_header_update(file, &vhdx->header, &vhdx->header_slot);
+    if (error == ERROR_SUCCESS) {
+        vhdx->log_head = 0;
+        vhdx->log_sequence = vhdx->session.log_sequence;
+        error = write_entry(vhdx);
+    }
+    if (error == ERROR_SUCCESS) {
+        vhdx->header.log_guid = vhdx->session.log_guid;
+        vhdx->header.data_write_guid = vhdx->session.data_write_guid;
+        error = vhdx_header_update(file, &vhdx->header, &vhdx->header_slot);
+    }
+    return error;
+}
+
+vd_error
+vhdx_begin(struct vd_image *image)
+{
+    struct vhdx_image *vhdx = vhdx_of(image);
+    if (vhdx->failed) {
+        return ERROR_IO_DEVICE;
+    }
+    if (vhdx->begun) {
+        return ERROR_SUCCESS;
+    }
+    vd_error error = remember(vhdx, begin_session(vhdx));
+    vhdx->begun = error == ERROR_SUCCESS;
+    return error;
+}
+
+vd_error
+vhdx_end(struct vhdx_image *vhdx)
+{
+    if (!vhdx->begun) {
+        return ERROR_SUCCESS;
+    }
+    vd_error error = vhdx_commit(&vhdx->image);
+    if (error == ERROR_SUCCESS) {
+        error = vd_file_flush(vhdx->image.file);
+    }
+    if (error == ERROR_SUCCESS) {
+        memset(&vhdx->header.log_guid, 0, VD_GUID_SIZE);
+        error = vhdx_header_update(vhdx->image.file, &vhdx->header,
+                                   &vhdx->header_slot);
+    }
+    return error;
+}
