@@ -1,0 +1,379 @@
+/*
+ * Disks made of several images, on real files: chains of VHDX, their search
+ * for parents, many threads at once, and what is left after a close.
+ *
+ * (VHD chains go through the same code; the formats have tests of their
+ * own.)
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/posix_file.h"
+#include "check.h"
+#include "disk/disk.h"
+#include "format/format.h"
+#include "format/vhdx_create.h"
+#include "random.h"
+
+#define MIB (1024u * 1024u)
+#define SIZE (24ull * MIB)
+#define THREADS 8
+#define SHARE (SIZE / THREADS)
+
+static const char *directory;
+
+static const char *
+path_of(const char *name)
+{
+    return check_path(directory, name);
+}
+
+/* The DataWriteGuid of an image, from its greater header. */
+static struct vd_guid
+data_write_guid(const char *name)
+{
+    uint8_t headers[2][4096];
+    struct vd_guid guid;
+    int fd = open(path_of(name), O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || pread(fd, headers[0], 4096, 65536) != 4096 ||
+        pread(fd, headers[1], 4096, 131072) != 4096) {
+        check_broken("reading headers");
+    }
+    close(fd);
+    unsigned slot =
+        vd_get_le64(headers[1] + 8) > vd_get_le64(headers[0] + 8);
+    memcpy(&guid, headers[slot] + 32, sizeof(guid));
+    return guid;
+}
+
+static void
+make(const char *name, const char16_t *parent, const char *parent_name,
+     uint32_t block_size)
+{
+    static uint8_t serial;
+    struct vhdx_create_request request = {
+        .size_bytes = SIZE,
+        .block_size = block_size,
+        .logical_sector_size = 512,
+        .physical_sector_size = 4096,
+        .has_parent = parent != NULL,
+        .relative_path = parent,
+        .creator = u"virtdisk",
+    };
+    serial++;
+    memset(&request.file_write_guid, serial, VD_GUID_SIZE);
+    memset(&request.data_write_guid, 0x80 + serial, VD_GUID_SIZE);
+    memset(&request.virtual_disk_id, 1, VD_GUID_SIZE);
+    if (parent != NULL) {
+        request.parent_linkage = data_write_guid(parent_name);
+    }
+    const char *path = path_of(name);
+    unlink(path);
+    check_write_file(path, "", 0);
+    struct vd_posix_file *file;
+    CHECK_OK(vd_posix_file_open(AT_FDCWD, path, true, &file));
+    CHECK_OK(vhdx_create(&file->file, &request));
+    vd_posix_file_close(file);
+}
+
+static vd_error
+look(const char *name, struct vd_disk **out)
+{
+    struct vd_disk_options options = {.writable = true};
+    return vd_disk_open(path_of(name), &options, out);
+}
+
+static struct vd_disk *
+open_live(const char *name, bool writable)
+{
+    struct vd_disk *view, *live = NULL;
+    struct vd_disk_files files;
+    if (!CHECK_OK(look(name, &view))) {
+        exit(check_result());
+    }
+    CHECK_OK(vd_disk_reopen(view, writable, &files));
+    CHECK_OK(vd_disk_open_files(&files, writable, &live));
+    vd_disk_close(view);
+    return live;
+}
+
+static void
+write_all(const char *name, uint8_t *model, uint64_t seed, unsigned count)
+{
+    struct vd_disk *disk = open_live(name, true);
+    struct random random = {seed};
+    for (unsigned i = 0; i < count; i++) {
+        uint64_t length = 512 * (1 + random_below(&random, 200));
+        uint64_t offset = 512 * random_below(&random, (SIZE - length) / 512);
+        if (random_below(&random, 4) == 0) {
+            CHECK_OK(vd_disk_zero(disk, offset, length,
+                                  random_below(&random, 2) == 0));
+            memset(model + offset, 0, length);
+            continue;
+        }
+        for (uint64_t at = 0; at < length; at += 8) {
+            uint64_t value = random_next(&random);
+            memcpy(model + offset + at, &value, 8);
+        }
+        CHECK_OK(vd_disk_write(disk, model + offset, length, offset));
+        if (random_below(&random, 8) == 0) {
+            CHECK_OK(vd_disk_flush(disk));
+        }
+    }
+    vd_disk_close(disk);
+}
+
+static void
+compare(const char *name, const uint8_t *model)
+{
+    struct vd_disk *disk = open_live(name, false);
+    uint8_t *buffer = malloc(MIB);
+    for (uint64_t at = 0; at < SIZE; at += MIB) {
+        CHECK_OK(vd_disk_read(disk, buffer, MIB, at));
+        if (!CHECK_BYTES(model + at, buffer, MIB)) {
+            break;
+        }
+    }
+    free(buffer);
+    vd_disk_close(disk);
+}
+
+/* Three deep, other block sizes in each, every layer written in its turn. */
+static void
+test_three_deep(uint8_t *model)
+{
+    make("base.vhdx", NULL, NULL, MIB);
+    memset(model, 0, SIZE);
+    write_all("base.vhdx", model, 1, 300);
+    compare("base.vhdx", model);
+    make("middle.vhdx", u".\\base.vhdx", "base.vhdx", 2 * MIB);
+    compare("middle.vhdx", model);
+    write_all("middle.vhdx", model, 2, 200);
+    compare("middle.vhdx", model);
+    make("leaf.vhdx", u".\\MIDDLE.vhdx", "middle.vhdx", MIB);
+    write_all("leaf.vhdx", model, 3, 200);
+    compare("leaf.vhdx", model);
+    write_all("leaf.vhdx", model, 4, 100);
+    compare("leaf.vhdx", model);
+}
+
+static void
+test_layers(void)
+{
+    struct vd_disk *disk;
+    if (CHECK_OK(look("leaf.vhdx", &disk))) {
+        CHECK_EQ(3, vd_disk_layers(disk));
+        CHECK_STR(path_of("base.vhdx"), vd_disk_layer_path(disk, 2));
+        CHECK(vd_disk_complete(disk));
+        vd_disk_close(disk);
+    }
+}
+
+/* ---- what is wrong with a chain ---- */
+
+static vd_error
+outcome(const char *name)
+{
+    struct vd_disk *disk;
+    vd_error error = look(name, &disk);
+    if (error == ERROR_SUCCESS) {
+        vd_disk_close(disk);
+    }
+    return error;
+}
+
+static void
+rename_file(const char *from, const char *to)
+{
+    if (rename(path_of(from), path_of(to)) < 0) {
+        check_broken("rename");
+    }
+}
+
+static void
+test_broken_chains(void)
+{
+    rename_file("middle.vhdx", "gone.vhdx");
+    CHECK_EQ(ERROR_VHD_PARENT_VHD_NOT_FOUND, outcome("leaf.vhdx"));
+    rename_file("gone.vhdx", "middle.vhdx");
+    rename_file("base.vhdx", "gone.vhdx");
+    CHECK_EQ(ERROR_VHD_PARENT_VHD_NOT_FOUND, outcome("middle.vhdx"));
+    CHECK_EQ(ERROR_VHD_DIFFERENCING_CHAIN_ERROR_IN_PARENT,
+             outcome("leaf.vhdx"));
+    /* A symbolic link is not followed. */
+    if (symlink("gone.vhdx", path_of("base.vhdx")) < 0) {
+        check_broken("symlink");
+    }
+    CHECK(outcome("middle.vhdx") != ERROR_SUCCESS);
+    unlink(path_of("base.vhdx"));
+    rename_file("gone.vhdx", "base.vhdx");
+    CHECK_OK(outcome("leaf.vhdx"));
+}
+
+static void
+test_changed_parent(void)
+{
+    uint8_t sector[512] = {1};
+    make("other.vhdx", NULL, NULL, MIB);
+    make("child.vhdx", u".\\other.vhdx", "other.vhdx", MIB);
+    CHECK_OK(outcome("child.vhdx"));
+    struct vd_disk *disk = open_live("other.vhdx", true);
+    CHECK_OK(vd_disk_write(disk, sector, sizeof(sector), 0));
+    vd_disk_close(disk);
+    CHECK_EQ(ERROR_VHD_CHILD_PARENT_ID_MISMATCH, outcome("child.vhdx"));
+}
+
+static void
+test_no_parents(void)
+{
+    struct vd_disk *disk;
+    struct vd_disk_options options = {.no_parents = true};
+    if (!CHECK_OK(vd_disk_open(path_of("leaf.vhdx"), &options, &disk))) {
+        return;
+    }
+    uint8_t sector[512];
+    CHECK(!vd_disk_complete(disk));
+    CHECK_EQ(1, vd_disk_layers(disk));
+    CHECK_EQ(ERROR_VHD_CHILD_PARENT_ID_MISMATCH,
+             vd_disk_add_parent(disk, path_of("base.vhdx")));
+    CHECK_OK(vd_disk_add_parent(disk, path_of("middle.vhdx")));
+    CHECK_OK(vd_disk_add_parent(disk, path_of("base.vhdx")));
+    CHECK_EQ(ERROR_VHD_INVALID_TYPE,
+             vd_disk_add_parent(disk, path_of("base.vhdx")));
+    CHECK_OK(vd_disk_read(disk, sector, sizeof(sector), 0));
+    CHECK_EQ(ERROR_WRITE_PROTECT,
+             vd_disk_write(disk, sector, sizeof(sector), 0));
+    vd_disk_close(disk);
+}
+
+/* ---- nothing changes that nobody writes ---- */
+
+static uint64_t
+digest(const char *name)
+{
+    uint64_t hash = 14695981039346656037u;
+    static uint8_t buffer[MIB];
+    int fd = open(path_of(name), O_RDONLY | O_CLOEXEC);
+    ssize_t got;
+    while ((got = read(fd, buffer, sizeof(buffer))) > 0) {
+        for (ssize_t i = 0; i < got; i++) {
+            hash = (hash ^ buffer[i]) * 1099511628211u;
+        }
+    }
+    close(fd);
+    return hash;
+}
+
+static void
+test_unmodified_stays(void)
+{
+    uint64_t before = digest("leaf.vhdx");
+    uint8_t sector[512];
+    struct vd_disk *disk = open_live("leaf.vhdx", true);
+    CHECK_OK(vd_disk_read(disk, sector, sizeof(sector), 4096));
+    CHECK_OK(vd_disk_flush(disk));
+    vd_disk_close(disk);
+    CHECK_EQ(before, digest("leaf.vhdx"));
+}
+
+/* ---- many threads ---- */
+
+struct worker {
+    pthread_t thread;
+    struct vd_disk *disk;
+    uint8_t *model;
+    uint64_t start;
+    uint64_t seed;
+    bool good;
+};
+
+static void *
+work(void *argument)
+{
+    struct worker *worker = argument;
+    struct random random = {worker->seed};
+    uint8_t *buffer = malloc(256 * 512);
+    worker->good = true;
+    for (unsigned i = 0; i < 400 && worker->good; i++) {
+        uint64_t length = 512 * (1 + random_below(&random, 255));
+        uint64_t offset =
+            worker->start +
+            512 * random_below(&random, (SHARE - length) / 512);
+        vd_error error;
+        switch (random_below(&random, 10)) {
+        case 0:
+            error = vd_disk_flush(worker->disk);
+            break;
+        case 1:
+        case 2:
+            error = vd_disk_zero(worker->disk, offset, length, true);
+            memset(worker->model + offset, 0, length);
+            break;
+        case 3:
+        case 4:
+        case 5:
+            error = vd_disk_read(worker->disk, buffer, length, offset);
+            worker->good =
+                memcmp(buffer, worker->model + offset, length) == 0;
+            break;
+        default:
+            for (uint64_t at = 0; at < length; at += 8) {
+                uint64_t value = random_next(&random);
+                memcpy(worker->model + offset + at, &value, 8);
+            }
+            error = vd_disk_write(worker->disk, worker->model + offset,
+                                  length, offset);
+        }
+        worker->good = worker->good && error == ERROR_SUCCESS;
+    }
+    free(buffer);
+    return NULL;
+}
+
+static void
+test_threads(const char *name, uint8_t *model)
+{
+    struct worker workers[THREADS];
+    struct vd_disk *disk = open_live(name, true);
+    for (unsigned i = 0; i < THREADS; i++) {
+        workers[i] = (struct worker){.disk = disk,
+                                     .model = model,
+                                     .start = i * SHARE,
+                                     .seed = 1000 + i};
+        pthread_create(&workers[i].thread, NULL, work, &workers[i]);
+    }
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(workers[i].thread, NULL);
+        CHECK(workers[i].good);
+    }
+    vd_disk_close(disk);
+    compare(name, model);
+}
+
+int
+main(int argc, char **argv)
+{
+    uint8_t *model = malloc(SIZE);
+    if (argc < 2 || model == NULL) {
+        check_broken("no scratch directory");
+    }
+    directory = argv[1];
+    test_three_deep(model);
+    test_layers();
+    test_broken_chains();
+    test_changed_parent();
+    test_no_parents();
+    test_unmodified_stays();
+    test_threads("leaf.vhdx", model);
+    make("flat.vhdx", NULL, NULL, MIB);
+    memset(model, 0, SIZE);
+    test_threads("flat.vhdx", model);
+    free(model);
+    return check_result();
+}
