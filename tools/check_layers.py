@@ -35,11 +35,13 @@ FORMAT_HEADERS = frozenset(
         "assert.h",
         "inttypes.h",
         "limits.h",
+        "stdatomic.h",
         "stdbool.h",
         "stddef.h",
         "stdint.h",
         "stdlib.h",
         "string.h",
+        "uchar.h",
         "winerror.h",
     }
 )

@@ -18,7 +18,7 @@
 #include "check.h"
 #include "disk/disk.h"
 #include "format/format.h"
-#include "format/vhdx_create.h"
+#include "format/vd_vhdx_create.h"
 #include "random.h"
 
 #define MIB (1024u * 1024u)
@@ -78,7 +78,7 @@ make(const char *name, const char16_t *parent, const char *parent_name,
     check_write_file(path, "", 0);
     struct vd_posix_file *file;
     CHECK_OK(vd_posix_file_open(AT_FDCWD, path, true, &file));
-    CHECK_OK(vhdx_create(&file->file, &request));
+    CHECK_OK(vd_vhdx_create(&file->file, &request));
     vd_posix_file_close(file);
 }
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "format/vhdx_create.h"
+#include "format/vd_vhdx_create.h"
 #include "format_model.h"
 
 #define MIB (1024u * 1024u)
@@ -29,7 +29,7 @@ create(struct vd_file *file, const struct format_model *model, bool fixed)
     memset(&request.file_write_guid, 2, VD_GUID_SIZE);
     memset(&request.data_write_guid, 3, VD_GUID_SIZE);
     memset(&request.parent_linkage, 4, VD_GUID_SIZE);
-    return vhdx_create(file, &request);
+    return vd_vhdx_create(file, &request);
 }
 
 static vd_error

@@ -89,7 +89,7 @@ open_candidate(int directory, const char *name, int *fd_out)
 /* ---- is it the parent? ---- */
 
 static vd_error
-accept(const struct vd_disk *disk, const struct vd_layer *parent)
+check_identity(const struct vd_disk *disk, const struct vd_layer *parent)
 {
     const struct vd_layer *child = &disk->layers[disk->layer_count - 1];
     vd_error error =
@@ -116,7 +116,7 @@ open_layer(const struct vd_disk *disk, struct vd_posix_file *file,
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    error = accept(disk, &layer);
+    error = check_identity(disk, &layer);
     if (error == ERROR_SUCCESS) {
         error = vd_layer_find_path(layer.file, path, &layer.path);
     }

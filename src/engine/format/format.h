@@ -47,15 +47,15 @@ struct vd_image_info {
     uint32_t physical_sector_size; /* reported by the image */
     uint32_t block_size;           /* 0: the format has no blocks */
     enum vd_subtype subtype;
-    bool optical;             /* an optical disc: read-only, no partitions */
-    bool has_identifier;      /* VHD: the footer's unique id */
+    bool optical;        /* an optical disc: read-only, no partitions */
+    bool has_identifier; /* VHD: the footer's unique id */
     struct vd_guid identifier;
     bool has_virtual_disk_id; /* VHDX: the page 83 id */
     struct vd_guid virtual_disk_id;
     bool has_parent_identifier; /* VHD: the parent's unique id; VHDX: its */
     struct vd_guid parent_identifier; /* DataWriteGuid (parent_linkage) */
-    uint32_t parent_timestamp;  /* VHD: seconds since 2000; else 0 */
-    bool log_dirty;           /* VHDX: opened with a log to replay */
+    uint32_t parent_timestamp;        /* VHD: seconds since 2000; else 0 */
+    bool log_dirty;                   /* VHDX: opened with a log to replay */
 };
 
 enum vd_extent_state {
@@ -193,7 +193,8 @@ extern const struct vd_format vd_vhdx_format;
  * content shows.  ERROR_VIRTDISK_PROVIDER_NOT_FOUND if there is none, or if
  * two formats recognise the content (the caller must name one).
  */
-VD_MUST_CHECK vd_error vd_format_find(struct vd_file *file, uint32_t device_id,
-                                      const struct vd_format **out);
+VD_MUST_CHECK
+vd_error vd_format_find(struct vd_file *file, uint32_t device_id,
+                        const struct vd_format **out);
 
 #endif

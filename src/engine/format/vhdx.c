@@ -82,36 +82,36 @@ load(struct vhdx_image *vhdx)
 {
     vd_error error = check_identifier(vhdx);
     if (error == ERROR_SUCCESS) {
-        error = vhdx_header_read(vhdx->image.file, &vhdx->header,
-                                 &vhdx->header_slot);
+        error = vd_vhdx_header_read(vhdx->image.file, &vhdx->header,
+                                    &vhdx->header_slot);
     }
     if (error == ERROR_SUCCESS) {
         error = check_writable(vhdx);
     }
     if (error == ERROR_SUCCESS && !vd_guid_is_zero(&vhdx->header.log_guid)) {
-        error = vhdx_log_replay(vhdx);
+        error = vd_vhdx_log_replay(vhdx);
     }
     if (error == ERROR_SUCCESS) {
-        error = vhdx_regions_read(vhdx);
+        error = vd_vhdx_regions_read(vhdx);
     }
     if (error == ERROR_SUCCESS) {
-        error = vhdx_metadata_read(vhdx);
+        error = vd_vhdx_metadata_read(vhdx);
     }
     if (error == ERROR_SUCCESS) {
-        error = vhdx_geometry_of(&vhdx->metadata, &vhdx->geometry);
+        error = vd_vhdx_geometry_of(&vhdx->metadata, &vhdx->geometry);
     }
     if (error == ERROR_SUCCESS) {
-        error = vhdx_pages_create(vhdx);
+        error = vd_vhdx_pages_create(vhdx);
     }
-    return error != ERROR_SUCCESS ? error : vhdx_bat_check(vhdx);
+    return error != ERROR_SUCCESS ? error : vd_vhdx_bat_check(vhdx);
 }
 
 static void
 free_image(struct vhdx_image *vhdx)
 {
-    vhdx_pages_free(vhdx);
-    vhdx_overlay_free(&vhdx->overlay);
-    vhdx_parent_paths_free(&vhdx->metadata.locator.paths);
+    vd_vhdx_pages_free(vhdx);
+    vd_vhdx_overlay_free(&vhdx->overlay);
+    vd_vhdx_parent_paths_free(&vhdx->metadata.locator.paths);
     free(vhdx->regions.all);
     free(vhdx->space.blocks);
     free(vhdx);
@@ -148,8 +148,8 @@ open_image(struct vd_file *file, const struct vd_open_request *request,
 static vd_error
 close_image(struct vd_image *image)
 {
-    struct vhdx_image *vhdx = vhdx_of(image);
-    vd_error error = vhdx_end(vhdx);
+    struct vhdx_image *vhdx = vd_vhdx_of(image);
+    vd_error error = vd_vhdx_end(vhdx);
     free_image(vhdx);
     return error;
 }
@@ -158,7 +158,7 @@ static vd_error
 parent_paths(struct vd_image *image, struct vd_parent_paths *out)
 {
     const struct vd_parent_paths *paths =
-        &vhdx_of(image)->metadata.locator.paths;
+        &vd_vhdx_of(image)->metadata.locator.paths;
     struct vd_parent_paths copy = {0};
     for (size_t i = 0; i < paths->count; i++) {
         size_t units = 0;
@@ -167,7 +167,7 @@ parent_paths(struct vd_image *image, struct vd_parent_paths *out)
         }
         char16_t *text = calloc(units + 1, sizeof(*text));
         if (text == NULL) {
-            vhdx_parent_paths_free(&copy);
+            vd_vhdx_parent_paths_free(&copy);
             return ERROR_NOT_ENOUGH_MEMORY;
         }
         memcpy(text, paths->paths[i].text, units * sizeof(*text));
@@ -212,14 +212,14 @@ const struct vd_format vd_vhdx_format = {
     .device_id = 3,
     .probe = probe,
     .open = open_image,
-    .lookup = vhdx_lookup,
-    .begin = vhdx_begin,
-    .write = vhdx_write,
-    .zero = vhdx_zero,
-    .commit = vhdx_commit,
-    .reclaim = vhdx_reclaim,
+    .lookup = vd_vhdx_lookup,
+    .begin = vd_vhdx_begin,
+    .write = vd_vhdx_write,
+    .zero = vd_vhdx_zero,
+    .commit = vd_vhdx_commit,
+    .reclaim = vd_vhdx_reclaim,
     .parent_paths = parent_paths,
-    .parent_paths_free = vhdx_parent_paths_free,
+    .parent_paths_free = vd_vhdx_parent_paths_free,
     .accept_parent = accept_parent,
     .close = close_image,
 };

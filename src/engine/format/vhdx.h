@@ -3,8 +3,9 @@
  *
  * One file a structure: vhdx_header.c, vhdx_region.c, vhdx_metadata.c,
  * vhdx_locator.c, vhdx_log.c (finding and replaying), vhdx_page.c (metadata
- * pages in memory), vhdx_bat.c (lookup), vhdx_write.c (allocation, zeroing),
- * vhdx_journal.c (writing the log), vhdx_create.c, vhdx.c (the format).
+ * pages in memory), vhdx_bat.c (lookup), vd_vhdx_write.c (allocation,
+ * zeroing), vhdx_journal.c (writing the log), vd_vhdx_create.c, vhdx.c (the
+ * format).
  *
  * All integers of the file are little-endian; sizes are bytes.
  */
@@ -53,18 +54,19 @@ struct vhdx_header {
 
 /* Reads both headers; *slot_out is the current one's. */
 VD_MUST_CHECK
-vd_error vhdx_header_read(struct vd_file *file, struct vhdx_header *out,
-                          unsigned *slot_out);
+vd_error vd_vhdx_header_read(struct vd_file *file, struct vhdx_header *out,
+                             unsigned *slot_out);
 
 /* Writes the header to both slots, the non-current one first, each followed
  * by a barrier; advances header->sequence twice and flips nothing else. */
 VD_MUST_CHECK
-vd_error vhdx_header_update(struct vd_file *file, struct vhdx_header *header,
-                            unsigned *current_slot);
+vd_error vd_vhdx_header_update(struct vd_file *file,
+                               struct vhdx_header *header,
+                               unsigned *current_slot);
 
 /* The 4 KiB of a header as they stand in the file. */
-void vhdx_header_encode(const struct vhdx_header *header,
-                        uint8_t buffer[VHDX_HEADER_SIZE]);
+void vd_vhdx_header_encode(const struct vhdx_header *header,
+                           uint8_t buffer[VHDX_HEADER_SIZE]);
 
 /* ---- the replayed log of a file that may not be written ---- */
 
@@ -87,7 +89,7 @@ struct vhdx_overlay {
     size_t zero_count;
 };
 
-void vhdx_overlay_free(struct vhdx_overlay *overlay);
+void vd_vhdx_overlay_free(struct vhdx_overlay *overlay);
 
 /* ---- regions, 2.2.3 ---- */
 
@@ -105,8 +107,8 @@ struct vhdx_regions {
     size_t count;
 };
 
-extern const struct vd_guid vhdx_bat_region_guid;
-extern const struct vd_guid vhdx_metadata_region_guid;
+extern const struct vd_guid vd_vhdx_bat_region_guid;
+extern const struct vd_guid vd_vhdx_metadata_region_guid;
 
 /* ---- metadata, 2.6 ---- */
 
@@ -121,9 +123,9 @@ enum vhdx_item {
     VHDX_ITEM_COUNT,
 };
 
-const struct vd_guid *vhdx_item_guid(enum vhdx_item item);
+const struct vd_guid *vd_vhdx_item_guid(enum vhdx_item item);
 
-extern const struct vd_guid vhdx_locator_type;
+extern const struct vd_guid vd_vhdx_locator_type;
 
 struct vhdx_locator {
     struct vd_guid linkage;
@@ -143,9 +145,9 @@ struct vhdx_metadata {
 };
 
 VD_MUST_CHECK
-vd_error vhdx_locator_decode(const uint8_t *item, size_t length,
-                             struct vhdx_locator *out);
-void vhdx_parent_paths_free(struct vd_parent_paths *paths);
+vd_error vd_vhdx_locator_decode(const uint8_t *item, size_t length,
+                                struct vhdx_locator *out);
+void vd_vhdx_parent_paths_free(struct vd_parent_paths *paths);
 
 /* ---- block allocation table, 2.5 ---- */
 
@@ -176,17 +178,17 @@ struct vhdx_geometry {
 };
 
 VD_MUST_CHECK
-vd_error vhdx_geometry_of(const struct vhdx_metadata *metadata,
-                          struct vhdx_geometry *out);
+vd_error vd_vhdx_geometry_of(const struct vhdx_metadata *metadata,
+                             struct vhdx_geometry *out);
 
 static inline uint64_t
-vhdx_payload_index(const struct vhdx_geometry *geometry, uint64_t block)
+vd_vhdx_payload_index(const struct vhdx_geometry *geometry, uint64_t block)
 {
     return block + block / geometry->chunk_ratio;
 }
 
 static inline uint64_t
-vhdx_bitmap_index(const struct vhdx_geometry *geometry, uint64_t chunk)
+vd_vhdx_bitmap_index(const struct vhdx_geometry *geometry, uint64_t chunk)
 {
     return chunk * (geometry->chunk_ratio + 1) + geometry->chunk_ratio;
 }
@@ -257,7 +259,7 @@ struct vhdx_image {
 };
 
 static inline struct vhdx_image *
-vhdx_of(struct vd_image *image)
+vd_vhdx_of(struct vd_image *image)
 {
     return (struct vhdx_image *)image;
 }
@@ -265,61 +267,61 @@ vhdx_of(struct vd_image *image)
 /* Reads metadata, the overlay included; past the end of the file it reads as
  * zeros. */
 VD_MUST_CHECK
-vd_error vhdx_read_metadata(struct vhdx_image *vhdx, void *buffer,
-                            size_t length, uint64_t offset);
+vd_error vd_vhdx_read_metadata(struct vhdx_image *vhdx, void *buffer,
+                               size_t length, uint64_t offset);
 
 VD_MUST_CHECK
-vd_error vhdx_regions_read(struct vhdx_image *vhdx);
+vd_error vd_vhdx_regions_read(struct vhdx_image *vhdx);
 VD_MUST_CHECK
-vd_error vhdx_metadata_read(struct vhdx_image *vhdx);
+vd_error vd_vhdx_metadata_read(struct vhdx_image *vhdx);
 
 /* Replays the log: into the file if the image is writable, else into the
  * overlay.  Only called with a non-zero LogGuid. */
 VD_MUST_CHECK
-vd_error vhdx_log_replay(struct vhdx_image *vhdx);
+vd_error vd_vhdx_log_replay(struct vhdx_image *vhdx);
 
 VD_MUST_CHECK
-vd_error vhdx_pages_create(struct vhdx_image *vhdx);
-void vhdx_pages_free(struct vhdx_image *vhdx);
+vd_error vd_vhdx_pages_create(struct vhdx_image *vhdx);
+void vd_vhdx_pages_free(struct vhdx_image *vhdx);
 
 /* The page that holds BAT entry `index`, loaded and checked. */
 VD_MUST_CHECK
-vd_error vhdx_bat_page(struct vhdx_image *vhdx, uint64_t index,
-                       struct vhdx_page **out);
+vd_error vd_vhdx_bat_page(struct vhdx_image *vhdx, uint64_t index,
+                          struct vhdx_page **out);
 
 /* Page `page` of the sector bitmap of a chunk, which must be present. */
 VD_MUST_CHECK
-vd_error vhdx_bitmap_page(struct vhdx_image *vhdx, uint64_t chunk,
-                          unsigned page, struct vhdx_page **out);
+vd_error vd_vhdx_bitmap_page(struct vhdx_image *vhdx, uint64_t chunk,
+                             unsigned page, struct vhdx_page **out);
 
 VD_MUST_CHECK
-vd_error vhdx_bat_entry(struct vhdx_image *vhdx, uint64_t index,
-                        uint64_t *out);
+vd_error vd_vhdx_bat_entry(struct vhdx_image *vhdx, uint64_t index,
+                           uint64_t *out);
 VD_MUST_CHECK
-vd_error vhdx_bat_check(struct vhdx_image *vhdx);
+vd_error vd_vhdx_bat_check(struct vhdx_image *vhdx);
 VD_MUST_CHECK
-vd_error vhdx_lookup(struct vd_image *image, uint64_t offset, uint64_t length,
-                     struct vd_extent *out);
+vd_error vd_vhdx_lookup(struct vd_image *image, uint64_t offset,
+                        uint64_t length, struct vd_extent *out);
 
 /* Mutator: stores a word and puts its page on the dirty list. */
-void vhdx_page_store(struct vhdx_image *vhdx, struct vhdx_page *page,
-                     unsigned word, uint64_t value);
+void vd_vhdx_page_store(struct vhdx_image *vhdx, struct vhdx_page *page,
+                        unsigned word, uint64_t value);
 
 VD_MUST_CHECK
-vd_error vhdx_begin(struct vd_image *image);
+vd_error vd_vhdx_begin(struct vd_image *image);
 VD_MUST_CHECK
-vd_error vhdx_write(struct vd_image *image, const void *buffer, size_t length,
-                    uint64_t offset);
+vd_error vd_vhdx_write(struct vd_image *image, const void *buffer,
+                       size_t length, uint64_t offset);
 VD_MUST_CHECK
-vd_error vhdx_zero(struct vd_image *image, uint64_t offset, uint64_t length,
-                   bool may_free);
+vd_error vd_vhdx_zero(struct vd_image *image, uint64_t offset, uint64_t length,
+                      bool may_free);
 VD_MUST_CHECK
-vd_error vhdx_commit(struct vd_image *image);
+vd_error vd_vhdx_commit(struct vd_image *image);
 VD_MUST_CHECK
-vd_error vhdx_end(struct vhdx_image *vhdx);
-void vhdx_reclaim(struct vd_image *image);
+vd_error vd_vhdx_end(struct vhdx_image *vhdx);
+void vd_vhdx_reclaim(struct vd_image *image);
 
 /* How many dirty pages one log entry can take. */
-size_t vhdx_log_capacity(const struct vhdx_image *vhdx);
+size_t vd_vhdx_log_capacity(const struct vhdx_image *vhdx);
 
 #endif

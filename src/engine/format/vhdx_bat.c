@@ -14,8 +14,8 @@
 #define WHOLE_CHECK_ENTRIES (VHDX_MIB / 8)
 
 vd_error
-vhdx_geometry_of(const struct vhdx_metadata *metadata,
-                 struct vhdx_geometry *out)
+vd_vhdx_geometry_of(const struct vhdx_metadata *metadata,
+                    struct vhdx_geometry *out)
 {
     uint64_t block = metadata->block_size;
     struct vhdx_geometry geometry = {
@@ -38,10 +38,10 @@ vhdx_geometry_of(const struct vhdx_metadata *metadata,
 }
 
 vd_error
-vhdx_bat_entry(struct vhdx_image *vhdx, uint64_t index, uint64_t *out)
+vd_vhdx_bat_entry(struct vhdx_image *vhdx, uint64_t index, uint64_t *out)
 {
     struct vhdx_page *page;
-    vd_error error = vhdx_bat_page(vhdx, index, &page);
+    vd_error error = vd_vhdx_bat_page(vhdx, index, &page);
     if (error == ERROR_SUCCESS) {
         *out = atomic_load(&page->words[index % VHDX_PAGE_WORDS]);
     }
@@ -96,7 +96,7 @@ static vd_error
 claim_entry(struct vhdx_image *vhdx, struct claims *claims, uint64_t index)
 {
     uint64_t entry;
-    vd_error error = vhdx_bat_entry(vhdx, index, &entry);
+    vd_error error = vd_vhdx_bat_entry(vhdx, index, &entry);
     if (error != ERROR_SUCCESS) {
         return error;
     }
@@ -157,7 +157,7 @@ check_whole(struct vhdx_image *vhdx)
  * taken to end as far out as it could.
  */
 vd_error
-vhdx_bat_check(struct vhdx_image *vhdx)
+vd_vhdx_bat_check(struct vhdx_image *vhdx)
 {
     if (vhdx->geometry.bat_entries * 8 > vhdx->regions.bat.length) {
         vd_trace(VD_TRACE_FORMAT, "VHDX: the BAT does not fit its region");
@@ -223,8 +223,8 @@ partial(struct vhdx_image *vhdx, uint64_t file_offset, uint64_t offset,
     uint64_t skew = offset % sector_size;
     struct vhdx_page *page;
     vd_error error =
-        vhdx_bitmap_page(vhdx, sector / VHDX_CHUNK_SECTORS,
-                         (unsigned)(in_chunk / page_sectors), &page);
+        vd_vhdx_bitmap_page(vhdx, sector / VHDX_CHUNK_SECTORS,
+                            (unsigned)(in_chunk / page_sectors), &page);
     if (error != ERROR_SUCCESS) {
         return error;
     }
@@ -248,8 +248,8 @@ lookup_in_block(struct vhdx_image *vhdx, uint64_t offset, uint64_t length,
                 struct vd_extent *out)
 {
     uint64_t block = offset / vhdx->geometry.block_size, entry;
-    vd_error error = vhdx_bat_entry(
-        vhdx, vhdx_payload_index(&vhdx->geometry, block), &entry);
+    vd_error error = vd_vhdx_bat_entry(
+        vhdx, vd_vhdx_payload_index(&vhdx->geometry, block), &entry);
     if (error != ERROR_SUCCESS) {
         return error;
     }
@@ -285,10 +285,10 @@ continues(const struct vd_extent *extent, const struct vd_extent *next)
 }
 
 vd_error
-vhdx_lookup(struct vd_image *image, uint64_t offset, uint64_t length,
-            struct vd_extent *out)
+vd_vhdx_lookup(struct vd_image *image, uint64_t offset, uint64_t length,
+               struct vd_extent *out)
 {
-    struct vhdx_image *vhdx = vhdx_of(image);
+    struct vhdx_image *vhdx = vd_vhdx_of(image);
     uint32_t block_size = vhdx->geometry.block_size;
     struct vd_extent extent = {.length = 0};
     while (extent.length < length) {

@@ -2,7 +2,7 @@
  * Making a new VHDX image, laid out as Windows does it: log at 1 MiB,
  * metadata at 2 MiB, BAT at 3 MiB, payload after the BAT.
  */
-#include "format/vhdx_create.h"
+#include "format/vd_vhdx_create.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -77,7 +77,7 @@ plan(const struct vhdx_create_request *request, struct layout *layout)
         .logical_sector_size = request->logical_sector_size,
         .has_parent = request->has_parent,
     };
-    vd_error error = vhdx_geometry_of(&metadata, &layout->geometry);
+    vd_error error = vd_vhdx_geometry_of(&metadata, &layout->geometry);
     if (error != ERROR_SUCCESS) {
         return error;
     }
@@ -109,7 +109,7 @@ write_headers(struct vd_file *file, const struct vhdx_create_request *request)
     for (unsigned slot = 0; slot < 2 && error == ERROR_SUCCESS; slot++) {
         uint8_t buffer[VHDX_HEADER_SIZE];
         header.sequence = slot;
-        vhdx_header_encode(&header, buffer);
+        vd_vhdx_header_encode(&header, buffer);
         error = vd_file_pwrite(file, buffer, sizeof(buffer),
                                VHDX_HEADER_OFFSET(slot));
     }
@@ -135,9 +135,9 @@ write_region_tables(struct vd_file *file, const struct layout *layout)
     }
     memcpy(table, "regi", 4);
     vd_put_le32(table + 8, 2);
-    put_region(table + 16, vhdx_bat_region_guid.bytes, BAT_OFFSET,
+    put_region(table + 16, vd_vhdx_bat_region_guid.bytes, BAT_OFFSET,
                layout->bat_length);
-    put_region(table + 48, vhdx_metadata_region_guid.bytes, METADATA_OFFSET,
+    put_region(table + 48, vd_vhdx_metadata_region_guid.bytes, METADATA_OFFSET,
                METADATA_LENGTH);
     vd_put_le32(table + 4, vd_crc32c(table, VHDX_REGION_TABLE_SIZE));
     vd_error error = ERROR_SUCCESS;
@@ -219,7 +219,7 @@ build_locator(const struct vhdx_create_request *request, uint8_t *item,
     size_t pairs = request->absolute_path != NULL ? 3 : 2;
     struct builder builder = {.item = item, .end = 20 + pairs * 12};
     format_guid(&request->parent_linkage, linkage);
-    memcpy(item, vhdx_locator_type.bytes, VD_GUID_SIZE);
+    memcpy(item, vd_vhdx_locator_type.bytes, VD_GUID_SIZE);
     vd_put_le16(item + 18, (uint16_t)pairs);
     bool fits = put_pair(&builder, u"parent_linkage", linkage) &&
                 put_pair(&builder, u"relative_path", request->relative_path);
@@ -248,7 +248,7 @@ put_item(uint8_t *region, unsigned index, uint32_t offset,
          const struct item *item)
 {
     uint8_t *entry = region + 32 + index * 32;
-    memcpy(entry, vhdx_item_guid(item->id)->bytes, VD_GUID_SIZE);
+    memcpy(entry, vd_vhdx_item_guid(item->id)->bytes, VD_GUID_SIZE);
     vd_put_le32(entry + 16, offset);
     vd_put_le32(entry + 20, item->length);
     vd_put_le32(entry + 24, item->flags);
@@ -351,7 +351,7 @@ write_identifier(struct vd_file *file,
 }
 
 vd_error
-vhdx_create(struct vd_file *file, const struct vhdx_create_request *request)
+vd_vhdx_create(struct vd_file *file, const struct vhdx_create_request *request)
 {
     struct layout layout;
     vd_error error = check(request);

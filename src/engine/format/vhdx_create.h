@@ -37,7 +37,7 @@ struct vhdx_create_request {
  * rules above, and the file's.
  */
 VD_MUST_CHECK
-vd_error vhdx_create(struct vd_file *file,
-                     const struct vhdx_create_request *request);
+vd_error vd_vhdx_create(struct vd_file *file,
+                        const struct vhdx_create_request *request);
 
 #endif

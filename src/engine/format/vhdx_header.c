@@ -39,8 +39,8 @@ decode(const uint8_t *buffer, struct vhdx_header *header)
 }
 
 void
-vhdx_header_encode(const struct vhdx_header *header,
-                   uint8_t buffer[VHDX_HEADER_SIZE])
+vd_vhdx_header_encode(const struct vhdx_header *header,
+                      uint8_t buffer[VHDX_HEADER_SIZE])
 {
     memset(buffer, 0, VHDX_HEADER_SIZE);
     memcpy(buffer + HEADER_SIGNATURE, "head", 4);
@@ -117,8 +117,8 @@ check(const struct vhdx_header *header)
 }
 
 vd_error
-vhdx_header_read(struct vd_file *file, struct vhdx_header *out,
-                 unsigned *slot_out)
+vd_vhdx_header_read(struct vd_file *file, struct vhdx_header *out,
+                    unsigned *slot_out)
 {
     uint8_t buffers[2][VHDX_HEADER_SIZE];
     for (unsigned slot = 0; slot < 2; slot++) {
@@ -149,15 +149,15 @@ write_slot(struct vd_file *file, const struct vhdx_header *header,
            unsigned slot)
 {
     uint8_t buffer[VHDX_HEADER_SIZE];
-    vhdx_header_encode(header, buffer);
+    vd_vhdx_header_encode(header, buffer);
     vd_error error = vd_file_pwrite(file, buffer, VHDX_HEADER_SIZE,
                                     VHDX_HEADER_OFFSET(slot));
     return error != ERROR_SUCCESS ? error : vd_file_flush(file);
 }
 
 vd_error
-vhdx_header_update(struct vd_file *file, struct vhdx_header *header,
-                   unsigned *current_slot)
+vd_vhdx_header_update(struct vd_file *file, struct vhdx_header *header,
+                      unsigned *current_slot)
 {
     for (unsigned round = 0; round < 2; round++) {
         if (header->sequence == UINT64_MAX) {

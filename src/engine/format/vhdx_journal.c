@@ -53,7 +53,7 @@ entry_length(size_t pages)
 
 /* Two entries fit the ring with a page to spare, so full is not empty. */
 size_t
-vhdx_log_capacity(const struct vhdx_image *vhdx)
+vd_vhdx_log_capacity(const struct vhdx_image *vhdx)
 {
     size_t half = vhdx->header.log_length / 2 - VHDX_PAGE_SIZE;
     size_t pages = MAX_PAGES;
@@ -208,9 +208,9 @@ remember(struct vhdx_image *vhdx, vd_error error)
 }
 
 vd_error
-vhdx_commit(struct vd_image *image)
+vd_vhdx_commit(struct vd_image *image)
 {
-    struct vhdx_image *vhdx = vhdx_of(image);
+    struct vhdx_image *vhdx = vd_vhdx_of(image);
     if (vhdx->failed) {
         return ERROR_IO_DEVICE;
     }
@@ -225,7 +225,7 @@ begin_session(struct vhdx_image *vhdx)
     struct vd_file *file = vhdx->image.file;
     vhdx->header.file_write_guid = vhdx->session.file_write_guid;
     vd_error error =
-        vhdx_header_update(file, &vhdx->header, &vhdx->header_slot);
+        vd_vhdx_header_update(file, &vhdx->header, &vhdx->header_slot);
     if (error == ERROR_SUCCESS) {
         vhdx->log_head = 0;
         vhdx->log_sequence = vhdx->session.log_sequence;
@@ -234,15 +234,15 @@ begin_session(struct vhdx_image *vhdx)
     if (error == ERROR_SUCCESS) {
         vhdx->header.log_guid = vhdx->session.log_guid;
         vhdx->header.data_write_guid = vhdx->session.data_write_guid;
-        error = vhdx_header_update(file, &vhdx->header, &vhdx->header_slot);
+        error = vd_vhdx_header_update(file, &vhdx->header, &vhdx->header_slot);
     }
     return error;
 }
 
 vd_error
-vhdx_begin(struct vd_image *image)
+vd_vhdx_begin(struct vd_image *image)
 {
-    struct vhdx_image *vhdx = vhdx_of(image);
+    struct vhdx_image *vhdx = vd_vhdx_of(image);
     if (vhdx->failed) {
         return ERROR_IO_DEVICE;
     }
@@ -255,19 +255,19 @@ vhdx_begin(struct vd_image *image)
 }
 
 vd_error
-vhdx_end(struct vhdx_image *vhdx)
+vd_vhdx_end(struct vhdx_image *vhdx)
 {
     if (!vhdx->begun) {
         return ERROR_SUCCESS;
     }
-    vd_error error = vhdx_commit(&vhdx->image);
+    vd_error error = vd_vhdx_commit(&vhdx->image);
     if (error == ERROR_SUCCESS) {
         error = vd_file_flush(vhdx->image.file);
     }
     if (error == ERROR_SUCCESS) {
         memset(&vhdx->header.log_guid, 0, VD_GUID_SIZE);
-        error = vhdx_header_update(vhdx->image.file, &vhdx->header,
-                                   &vhdx->header_slot);
+        error = vd_vhdx_header_update(vhdx->image.file, &vhdx->header,
+                                      &vhdx->header_slot);
     }
     return error;
 }

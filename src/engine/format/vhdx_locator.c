@@ -23,9 +23,9 @@ enum {
 
 #define MAX_PAIRS 256
 
-const struct vd_guid vhdx_locator_type = {{0xb7, 0xef, 0x4a, 0xb0, 0x9e, 0xd1,
-                                           0x81, 0x4a, 0xb7, 0x89, 0x25, 0xb8,
-                                           0xe9, 0x44, 0x59, 0x13}};
+const struct vd_guid vd_vhdx_locator_type = {
+    {0xb7, 0xef, 0x4a, 0xb0, 0x9e, 0xd1, 0x81, 0x4a, 0xb7, 0x89, 0x25, 0xb8,
+     0xe9, 0x44, 0x59, 0x13}};
 
 /* A key or value: UTF-16LE inside the item, not terminated. */
 struct string {
@@ -220,17 +220,18 @@ decode_pairs(const uint8_t *item, size_t length, struct vhdx_locator *out)
 }
 
 vd_error
-vhdx_locator_decode(const uint8_t *item, size_t length,
-                    struct vhdx_locator *out)
+vd_vhdx_locator_decode(const uint8_t *item, size_t length,
+                       struct vhdx_locator *out)
 {
     struct vhdx_locator locator = {0};
     if (length < LOCATOR_ENTRIES ||
-        memcmp(item + LOCATOR_TYPE, &vhdx_locator_type, VD_GUID_SIZE) != 0) {
+        memcmp(item + LOCATOR_TYPE, &vd_vhdx_locator_type, VD_GUID_SIZE) !=
+            0) {
         return corrupt("not of the VHDX type");
     }
     vd_error error = decode_pairs(item, length, &locator);
     if (error != ERROR_SUCCESS) {
-        vhdx_parent_paths_free(&locator.paths);
+        vd_vhdx_parent_paths_free(&locator.paths);
         return error;
     }
     sort_paths(&locator.paths);
@@ -239,7 +240,7 @@ vhdx_locator_decode(const uint8_t *item, size_t length,
 }
 
 void
-vhdx_parent_paths_free(struct vd_parent_paths *paths)
+vd_vhdx_parent_paths_free(struct vd_parent_paths *paths)
 {
     for (size_t i = 0; i < paths->count; i++) {
         free(paths->paths[i].text);

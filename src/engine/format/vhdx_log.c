@@ -452,8 +452,8 @@ replay_into_file(struct log *log, const struct sequence *sequence)
     struct sink sink = {
         .vhdx = vhdx, .page = page_into_file, .zero = zero_into_file};
     vhdx->header.file_write_guid = vhdx->session.file_write_guid;
-    vd_error error = vhdx_header_update(vhdx->image.file, &vhdx->header,
-                                        &vhdx->header_slot);
+    vd_error error = vd_vhdx_header_update(vhdx->image.file, &vhdx->header,
+                                           &vhdx->header_slot);
     if (error == ERROR_SUCCESS) {
         error = extend_to(vhdx, head_of(sequence)->last);
     }
@@ -465,8 +465,8 @@ replay_into_file(struct log *log, const struct sequence *sequence)
     }
     if (error == ERROR_SUCCESS) {
         memset(&vhdx->header.log_guid, 0, VD_GUID_SIZE);
-        error = vhdx_header_update(vhdx->image.file, &vhdx->header,
-                                   &vhdx->header_slot);
+        error = vd_vhdx_header_update(vhdx->image.file, &vhdx->header,
+                                      &vhdx->header_slot);
     }
     return error;
 }
@@ -552,7 +552,7 @@ replay_into_overlay(struct log *log, const struct sequence *sequence)
 }
 
 void
-vhdx_overlay_free(struct vhdx_overlay *overlay)
+vd_vhdx_overlay_free(struct vhdx_overlay *overlay)
 {
     for (size_t i = 0; i < overlay->page_count; i++) {
         free(overlay->pages[i].data);
@@ -577,7 +577,7 @@ replay(struct log *log, const struct sequence *sequence)
 }
 
 vd_error
-vhdx_log_replay(struct vhdx_image *vhdx)
+vd_vhdx_log_replay(struct vhdx_image *vhdx)
 {
     struct log log = {.vhdx = vhdx};
     struct sequence best = {0}, current = {0};

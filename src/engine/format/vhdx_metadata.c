@@ -115,7 +115,7 @@ static vd_error
 take_locator(struct vhdx_metadata *metadata, const uint8_t *item,
              size_t length)
 {
-    return vhdx_locator_decode(item, length, &metadata->locator);
+    return vd_vhdx_locator_decode(item, length, &metadata->locator);
 }
 
 /* FORMATS: written by openvmm while an image is being created. */
@@ -181,7 +181,7 @@ static const struct known_item known_items[VHDX_ITEM_COUNT] = {
 };
 
 const struct vd_guid *
-vhdx_item_guid(enum vhdx_item item)
+vd_vhdx_item_guid(enum vhdx_item item)
 {
     return &known_items[item].id;
 }
@@ -277,8 +277,8 @@ take_item(struct vhdx_image *vhdx, const struct entry *entry,
         return ERROR_NOT_ENOUGH_MEMORY;
     }
     vd_error error =
-        vhdx_read_metadata(vhdx, item, entry->length,
-                           vhdx->regions.metadata.offset + entry->offset);
+        vd_vhdx_read_metadata(vhdx, item, entry->length,
+                              vhdx->regions.metadata.offset + entry->offset);
     return error != ERROR_SUCCESS
                ? error
                : known->take(&vhdx->metadata, item, entry->length);
@@ -333,14 +333,14 @@ check_items(struct vhdx_metadata *metadata, const bool found[VHDX_ITEM_COUNT])
 }
 
 vd_error
-vhdx_metadata_read(struct vhdx_image *vhdx)
+vd_vhdx_metadata_read(struct vhdx_image *vhdx)
 {
     VD_AUTO_FREE uint8_t *table = malloc(TABLE_SIZE);
     if (table == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
-    vd_error error = vhdx_read_metadata(vhdx, table, TABLE_SIZE,
-                                        vhdx->regions.metadata.offset);
+    vd_error error = vd_vhdx_read_metadata(vhdx, table, TABLE_SIZE,
+                                           vhdx->regions.metadata.offset);
     if (error != ERROR_SUCCESS) {
         return error;
     }

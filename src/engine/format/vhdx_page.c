@@ -90,8 +90,8 @@ read_piece(struct vhdx_image *vhdx, uint8_t *buffer, size_t length,
 }
 
 vd_error
-vhdx_read_metadata(struct vhdx_image *vhdx, void *buffer, size_t length,
-                   uint64_t offset)
+vd_vhdx_read_metadata(struct vhdx_image *vhdx, void *buffer, size_t length,
+                      uint64_t offset)
 {
     if (vhdx->overlay.page_count == 0 && vhdx->overlay.zero_count == 0) {
         return read_file(vhdx, buffer, length, offset);
@@ -116,7 +116,7 @@ vhdx_read_metadata(struct vhdx_image *vhdx, void *buffer, size_t length,
 /* ---- pages ---- */
 
 vd_error
-vhdx_pages_create(struct vhdx_image *vhdx)
+vd_vhdx_pages_create(struct vhdx_image *vhdx)
 {
     uint64_t pages =
         (vhdx->geometry.bat_entries + VHDX_PAGE_WORDS - 1) / VHDX_PAGE_WORDS;
@@ -145,7 +145,7 @@ free_bitmap(struct vhdx_bitmap *bitmap)
 }
 
 void
-vhdx_pages_free(struct vhdx_image *vhdx)
+vd_vhdx_pages_free(struct vhdx_image *vhdx)
 {
     uint64_t pages =
         (vhdx->geometry.bat_entries + VHDX_PAGE_WORDS - 1) / VHDX_PAGE_WORDS;
@@ -171,7 +171,7 @@ read_page(struct vhdx_image *vhdx, uint64_t file_offset,
 {
     uint8_t bytes[VHDX_PAGE_SIZE];
     vd_error error =
-        vhdx_read_metadata(vhdx, bytes, sizeof(bytes), file_offset);
+        vd_vhdx_read_metadata(vhdx, bytes, sizeof(bytes), file_offset);
     if (error != ERROR_SUCCESS) {
         return error;
     }
@@ -291,7 +291,8 @@ check_bat_page(const struct vhdx_image *vhdx, const struct vhdx_page *page,
 }
 
 vd_error
-vhdx_bat_page(struct vhdx_image *vhdx, uint64_t index, struct vhdx_page **out)
+vd_vhdx_bat_page(struct vhdx_image *vhdx, uint64_t index,
+                 struct vhdx_page **out)
 {
     uint64_t number = index / VHDX_PAGE_WORDS;
     vhdx_page_slot *slot = &vhdx->bat_pages[number];
@@ -337,8 +338,8 @@ bitmap_of(struct vhdx_image *vhdx, uint64_t chunk, struct vhdx_bitmap **out)
 }
 
 vd_error
-vhdx_bitmap_page(struct vhdx_image *vhdx, uint64_t chunk, unsigned page,
-                 struct vhdx_page **out)
+vd_vhdx_bitmap_page(struct vhdx_image *vhdx, uint64_t chunk, unsigned page,
+                    struct vhdx_page **out)
 {
     struct vhdx_bitmap *bitmap;
     vd_error error = bitmap_of(vhdx, chunk, &bitmap);
@@ -349,8 +350,8 @@ vhdx_bitmap_page(struct vhdx_image *vhdx, uint64_t chunk, unsigned page,
     struct vhdx_page *found = atomic_load(slot);
     if (found == NULL) {
         uint64_t entry;
-        error = vhdx_bat_entry(vhdx, vhdx_bitmap_index(&vhdx->geometry, chunk),
-                               &entry);
+        error = vd_vhdx_bat_entry(
+            vhdx, vd_vhdx_bitmap_index(&vhdx->geometry, chunk), &entry);
         if (error == ERROR_SUCCESS &&
             VHDX_ENTRY_STATE(entry) != VHDX_BITMAP_PRESENT) {
             vd_trace(VD_TRACE_FORMAT, "VHDX: chunk %llu has no bitmap",

@@ -28,10 +28,10 @@ enum {
 
 #define ENTRY_REQUIRED 1u
 
-const struct vd_guid vhdx_bat_region_guid = {
+const struct vd_guid vd_vhdx_bat_region_guid = {
     {0x66, 0x77, 0xc2, 0x2d, 0x23, 0xf6, 0x00, 0x42, 0x9d, 0x64, 0x11, 0x5e,
      0x9b, 0xfd, 0x4a, 0x08}};
-const struct vd_guid vhdx_metadata_region_guid = {
+const struct vd_guid vd_vhdx_metadata_region_guid = {
     {0x06, 0xa2, 0x7c, 0x8b, 0x90, 0x47, 0x9a, 0x4b, 0xb8, 0xfe, 0x57, 0x5f,
      0x05, 0x0f, 0x88, 0x6e}};
 
@@ -56,8 +56,8 @@ read_table(struct vhdx_image *vhdx, uint8_t *table)
 {
     for (unsigned copy = 0; copy < 2; copy++) {
         vd_error error =
-            vhdx_read_metadata(vhdx, table, VHDX_REGION_TABLE_SIZE,
-                               VHDX_REGION_TABLE_OFFSET(copy));
+            vd_vhdx_read_metadata(vhdx, table, VHDX_REGION_TABLE_SIZE,
+                                  VHDX_REGION_TABLE_OFFSET(copy));
         if (error != ERROR_SUCCESS) {
             return error;
         }
@@ -105,10 +105,11 @@ take_entry(struct vhdx_regions *regions, const uint8_t *entry)
         .length = vd_get_le32(entry + ENTRY_LENGTH),
     };
     struct vhdx_region *known = NULL;
-    if (memcmp(entry + ENTRY_GUID, &vhdx_bat_region_guid, VD_GUID_SIZE) == 0) {
+    if (memcmp(entry + ENTRY_GUID, &vd_vhdx_bat_region_guid, VD_GUID_SIZE) ==
+        0) {
         known = &regions->bat;
     }
-    else if (memcmp(entry + ENTRY_GUID, &vhdx_metadata_region_guid,
+    else if (memcmp(entry + ENTRY_GUID, &vd_vhdx_metadata_region_guid,
                     VD_GUID_SIZE) == 0) {
         known = &regions->metadata;
     }
@@ -179,7 +180,7 @@ decode(struct vhdx_image *vhdx, const uint8_t *table)
 }
 
 vd_error
-vhdx_regions_read(struct vhdx_image *vhdx)
+vd_vhdx_regions_read(struct vhdx_image *vhdx)
 {
     VD_AUTO_FREE uint8_t *table = malloc(VHDX_REGION_TABLE_SIZE);
     if (table == NULL) {

@@ -4,7 +4,7 @@
  *
  * Only one thread is in here at a time.  Order towards concurrent readers:
  * payload first, then the bitmap, then the BAT entry that leads to them.
- * Nothing is durable before vhdx_commit, so nothing here waits for the disk
+ * Nothing is durable before vd_vhdx_commit, so nothing here waits for the disk
  * (except when the log has no room for more changed pages).
  */
 #include "format/vhdx.h"
@@ -21,8 +21,8 @@
 /* ---- changed pages ---- */
 
 void
-vhdx_page_store(struct vhdx_image *vhdx, struct vhdx_page *page, unsigned word,
-                uint64_t value)
+vd_vhdx_page_store(struct vhdx_image *vhdx, struct vhdx_page *page,
+                   unsigned word, uint64_t value)
 {
     if (atomic_load(&page->words[word]) == value) {
         return;
@@ -40,10 +40,10 @@ static vd_error
 set_entry(struct vhdx_image *vhdx, uint64_t index, uint64_t entry)
 {
     struct vhdx_page *page;
-    vd_error error = vhdx_bat_page(vhdx, index, &page);
+    vd_error error = vd_vhdx_bat_page(vhdx, index, &page);
     if (error == ERROR_SUCCESS) {
-        vhdx_page_store(vhdx, page, (unsigned)(index % VHDX_PAGE_WORDS),
-                        entry);
+        vd_vhdx_page_store(vhdx, page, (unsigned)(index % VHDX_PAGE_WORDS),
+                           entry);
     }
     return error;
 }
@@ -51,10 +51,11 @@ set_entry(struct vhdx_image *vhdx, uint64_t index, uint64_t entry)
 static vd_error
 make_room(struct vhdx_image *vhdx)
 {
-    if (vhdx->dirty_count + PAGES_OF_ONE_CHANGE <= vhdx_log_capacity(vhdx)) {
+    if (vhdx->dirty_count + PAGES_OF_ONE_CHANGE <=
+        vd_vhdx_log_capacity(vhdx)) {
         return ERROR_SUCCESS;
     }
-    return vhdx_commit(&vhdx->image);
+    return vd_vhdx_commit(&vhdx->image);
 }
 
 /* ---- space ---- */
@@ -129,9 +130,9 @@ give_up(struct vhdx_image *vhdx, uint64_t file_offset)
 }
 
 void
-vhdx_reclaim(struct vd_image *image)
+vd_vhdx_reclaim(struct vd_image *image)
 {
-    struct vhdx_image *vhdx = vhdx_of(image);
+    struct vhdx_image *vhdx = vd_vhdx_of(image);
     for (size_t i = 0; i < vhdx->space.count; i++) {
         struct vhdx_free_block *block = &vhdx->space.blocks[i];
         block->reclaimed |= block->commit <= vhdx->commits;
@@ -148,7 +149,7 @@ mark(struct vhdx_image *vhdx, uint64_t sector, uint64_t count, bool present)
     while (count != 0) {
         uint64_t bit = sector % VHDX_CHUNK_SECTORS;
         struct vhdx_page *page;
-        vd_error error = vhdx_bitmap_page(
+        vd_error error = vd_vhdx_bitmap_page(
             vhdx, chunk, (unsigned)(bit / (VHDX_PAGE_SIZE * 8)), &page);
         if (error != ERROR_SUCCESS) {
             return error;
@@ -161,7 +162,8 @@ mark(struct vhdx_image *vhdx, uint64_t sector, uint64_t count, bool present)
                         << bit % 64;
         unsigned word = (unsigned)(bit / 64 % VHDX_PAGE_WORDS);
         uint64_t old = atomic_load(&page->words[word]);
-        vhdx_page_store(vhdx, page, word, present ? old | mask : old & ~mask);
+        vd_vhdx_page_store(vhdx, page, word,
+                           present ? old | mask : old & ~mask);
         sector += run;
         count -= run;
     }
@@ -172,8 +174,9 @@ mark(struct vhdx_image *vhdx, uint64_t sector, uint64_t count, bool present)
 static vd_error
 need_bitmap(struct vhdx_image *vhdx, uint64_t chunk)
 {
-    uint64_t index = vhdx_bitmap_index(&vhdx->geometry, chunk), entry, offset;
-    vd_error error = vhdx_bat_entry(vhdx, index, &entry);
+    uint64_t index = vd_vhdx_bitmap_index(&vhdx->geometry, chunk), entry,
+             offset;
+    vd_error error = vd_vhdx_bat_entry(vhdx, index, &entry);
     if (error != ERROR_SUCCESS ||
         VHDX_ENTRY_STATE(entry) == VHDX_BITMAP_PRESENT) {
         return error;
@@ -200,13 +203,13 @@ block_at(struct vhdx_image *vhdx, uint64_t offset, struct block *out)
     const struct vhdx_geometry *geometry = &vhdx->geometry;
     uint64_t size = vhdx->metadata.size_bytes;
     out->number = offset / geometry->block_size;
-    out->index = vhdx_payload_index(geometry, out->number);
+    out->index = vd_vhdx_payload_index(geometry, out->number);
     out->start = out->number * geometry->block_size;
     out->length = geometry->block_size;
     if (out->length > size - out->start) {
         out->length = size - out->start;
     }
-    return vhdx_bat_entry(vhdx, out->index, &out->entry);
+    return vd_vhdx_bat_entry(vhdx, out->index, &out->entry);
 }
 
 static uint64_t
@@ -357,12 +360,12 @@ piece_of(const struct vhdx_image *vhdx, uint64_t offset, uint64_t length)
 }
 
 vd_error
-vhdx_write(struct vd_image *image, const void *buffer, size_t length,
-           uint64_t offset)
+vd_vhdx_write(struct vd_image *image, const void *buffer, size_t length,
+              uint64_t offset)
 {
-    struct vhdx_image *vhdx = vhdx_of(image);
+    struct vhdx_image *vhdx = vd_vhdx_of(image);
     const uint8_t *from = buffer;
-    vd_error error = vhdx_begin(image);
+    vd_error error = vd_vhdx_begin(image);
     while (length != 0 && error == ERROR_SUCCESS) {
         size_t piece = (size_t)piece_of(vhdx, offset, length);
         error = write_block(vhdx, from, piece, offset);
@@ -473,11 +476,11 @@ zero_block(struct vhdx_image *vhdx, uint64_t offset, uint64_t length,
 }
 
 vd_error
-vhdx_zero(struct vd_image *image, uint64_t offset, uint64_t length,
-          bool may_free)
+vd_vhdx_zero(struct vd_image *image, uint64_t offset, uint64_t length,
+             bool may_free)
 {
-    struct vhdx_image *vhdx = vhdx_of(image);
-    vd_error error = vhdx_begin(image);
+    struct vhdx_image *vhdx = vd_vhdx_of(image);
+    vd_error error = vd_vhdx_begin(image);
     while (length != 0 && error == ERROR_SUCCESS) {
         uint64_t piece = piece_of(vhdx, offset, length);
         error = zero_block(vhdx, offset, piece, may_free);
