@@ -18,7 +18,7 @@
 #include "check.h"
 #include "disk/disk.h"
 #include "format/format.h"
-#include "format/vd_vhdx_create.h"
+#include "format/vhdx_create.h"
 #include "random.h"
 
 #define MIB (1024u * 1024u)

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "format/vd_vhdx_create.h"
+#include "format/vhdx_create.h"
 #include "format_model.h"
 
 #define MIB (1024u * 1024u)

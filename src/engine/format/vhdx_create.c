@@ -2,7 +2,7 @@
  * Making a new VHDX image, laid out as Windows does it: log at 1 MiB,
  * metadata at 2 MiB, BAT at 3 MiB, payload after the BAT.
  */
-#include "format/vd_vhdx_create.h"
+#include "format/vhdx_create.h"
 
 #include <stdlib.h>
 #include <string.h>
