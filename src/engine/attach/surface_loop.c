@@ -37,6 +37,12 @@ loop_show(struct vd_disk *disk, const struct vd_attach_request *request,
         !vd_add_u64(file_offset, request->window_offset, &offset)) {
         return ERROR_NOT_SUPPORTED;
     }
+    if (!vd_request_is_read_only(disk, request)) {
+        error = vd_disk_prepare_direct(disk, image_fd);
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+    }
     struct vd_loop_options options = {
         .image_fd = image_fd,
         .image_path = vd_disk_path(disk),

@@ -128,17 +128,16 @@ vd_disk_open(const char *path, const struct vd_disk_options *options,
     return ERROR_SUCCESS;
 }
 
-void
-vd_disk_close(struct vd_disk *disk)
+vd_error
+vd_disk_finish(struct vd_disk *disk)
 {
-    if (disk == NULL) {
-        return;
-    }
+    vd_error first = ERROR_SUCCESS;
     for (size_t i = 0; i < disk->layer_count; i++) {
         vd_error error = vd_layer_close(&disk->layers[i]);
         if (error != ERROR_SUCCESS) {
             vd_trace(VD_TRACE_DISK, "closing layer %zu: error %u", i, error);
         }
+        first = first != ERROR_SUCCESS ? first : error;
     }
     free(disk->layers);
     pthread_cond_destroy(&disk->flush.done);
@@ -146,6 +145,15 @@ vd_disk_close(struct vd_disk *disk)
     pthread_rwlock_destroy(&disk->gate);
     pthread_mutex_destroy(&disk->mutator);
     free(disk);
+    return first;
+}
+
+void
+vd_disk_close(struct vd_disk *disk)
+{
+    if (disk != NULL) {
+        (void)vd_disk_finish(disk);
+    }
 }
 
 /* ---- opening by files ---- */
@@ -275,6 +283,51 @@ vd_disk_open_files(struct vd_disk_files *files, bool writable,
     vd_disk_files_close(files);
     *out = disk;
     return ERROR_SUCCESS;
+}
+
+/* Through the very open file that holds the locks: one more of the same
+ * process would not be told apart from another user's. */
+static vd_error
+own_file(const struct vd_disk *disk, int image_fd, struct vd_disk_files *out)
+{
+    struct vd_disk_files files = {
+        .device_id = vd_disk_format(disk)->device_id,
+        .count = 1,
+        .fds = malloc(sizeof(*files.fds)),
+    };
+    if (files.fds == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    files.fds[0] = fcntl(image_fd, F_DUPFD_CLOEXEC, 0);
+    if (files.fds[0] < 0) {
+        vd_error error = vd_error_from_errno(errno);
+        free(files.fds);
+        return error;
+    }
+    *out = files;
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_disk_prepare_direct(const struct vd_disk *disk, int image_fd)
+{
+    struct vd_disk_files files;
+    struct vd_disk *live;
+    vd_error error = own_file(disk, image_fd, &files);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = vd_disk_open_files(&files, true, &live);
+    if (error != ERROR_SUCCESS) {
+        vd_disk_files_close(&files);
+        return error;
+    }
+    struct vd_image *image = vd_disk_leaf(live);
+    if (image->format->begin != NULL) {
+        error = image->format->begin(image);
+    }
+    vd_error closed = vd_disk_finish(live);
+    return error != ERROR_SUCCESS ? error : closed;
 }
 
 /* ---- what it is ---- */

@@ -64,7 +64,12 @@ vd_error vd_disk_open(const char *path, const struct vd_disk_options *options,
 VD_MUST_CHECK
 vd_error vd_disk_add_parent(struct vd_disk *disk, const char *path);
 
-/* Accepts NULL. */
+/* Closes a disk that has been written: ends the format's session, and says
+ * whether all of it has reached the image.  The disk is gone in any case. */
+VD_MUST_CHECK
+vd_error vd_disk_finish(struct vd_disk *disk);
+
+/* The same where nothing can be lost; accepts NULL. */
 void vd_disk_close(struct vd_disk *disk);
 
 /* ---- the files of a disk, to be opened once more ---- */
@@ -89,6 +94,16 @@ void vd_disk_files_close(struct vd_disk_files *files);
 VD_MUST_CHECK
 vd_error vd_disk_open_files(struct vd_disk_files *files, bool writable,
                             struct vd_disk **out);
+
+/*
+ * Before the payload of a contiguous image is handed to the kernel, which
+ * will write to it without telling: replays a log and does what the format
+ * does before a first change (a VHDX gets new GUIDs, so that children made of
+ * its former content refuse it).  image_fd is an open file of the image with
+ * the locks of an attachment, for writing.
+ */
+VD_MUST_CHECK
+vd_error vd_disk_prepare_direct(const struct vd_disk *disk, int image_fd);
 
 /* ---- what it is ---- */
 
