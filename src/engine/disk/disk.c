@@ -151,8 +151,8 @@ vd_disk_finish(struct vd_disk *disk)
 void
 vd_disk_close(struct vd_disk *disk)
 {
-    if (disk != NULL) {
-        (void)vd_disk_finish(disk);
+    if (disk != NULL && vd_disk_finish(disk) != ERROR_SUCCESS) {
+        vd_trace(VD_TRACE_DISK, "nobody is told of that");
     }
 }
 
