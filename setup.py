@@ -14,9 +14,12 @@ if not LINUX and sys.platform != "win32":
 # Each file by its name, the engine's lowest layer first.
 BINDING = "_virtdisk _virtdisk_descriptor"
 ENGINE = {
-    "base": "crc32 error posix_file trace utf16",
-    "format": "formats iso vhd vhd_footer",
-    "disk": "disk host image_io image_lock partition_gpt partition_mbr partition_table",
+    "base": "crc32 crc32c error posix_file trace utf16",
+    "format": "formats iso vhd vhd_footer vhdx vhdx_bat vhdx_create vhdx_header"
+    " vhdx_journal vhdx_locator vhdx_log vhdx_metadata vhdx_page vhdx_region"
+    " vhdx_write",
+    "disk": "disk disk_io host image_lock layer parent parent_path partition_gpt"
+    " partition_mbr partition_table",
     "attach": "attach attached detach held loop node partitions record registry"
     " surface_handle surface_loop surfaces text udev watch",
     "api": "attach detach event handles info last_error open operation overlapped"

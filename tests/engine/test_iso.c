@@ -9,6 +9,8 @@
 #define SECTOR 2048
 #define FIRST 16
 
+static const struct vd_open_request reading = {.writable = false};
+
 static uint8_t image[100 * SECTOR];
 
 static void
@@ -40,9 +42,9 @@ open_error(size_t size)
 {
     struct vd_image *opened = NULL;
     struct memory_file memory = memory_file_over(image, size);
-    vd_error error = vd_iso_format.open(&memory.file, &opened);
+    vd_error error = vd_iso_format.open(&memory.file, &reading, &opened);
     if (error == 0) {
-        opened->format->close(opened);
+        CHECK_OK(opened->format->close(opened));
     }
     else {
         CHECK(opened == NULL);
@@ -59,7 +61,7 @@ an_image_is_an_optical_disc(void)
     struct memory_file memory = memory_file_over(image, size);
     struct vd_image *opened = NULL;
     CHECK(recognised(size));
-    CHECK_OK(vd_iso_format.open(&memory.file, &opened));
+    CHECK_OK(vd_iso_format.open(&memory.file, &reading, &opened));
     CHECK(opened->format == &vd_iso_format);
     CHECK(opened->file == &memory.file);
     CHECK_EQ(size, opened->info.size_bytes);
@@ -70,11 +72,11 @@ an_image_is_an_optical_disc(void)
     CHECK(opened->info.optical);
     CHECK(!opened->info.has_identifier);
     struct vd_extent extent;
-    CHECK_OK(opened->format->map(opened, 3000, 4000, &extent));
+    CHECK_OK(opened->format->lookup(opened, 3000, 4000, &extent));
     CHECK_EQ(VD_EXTENT_PRESENT, extent.state);
     CHECK_EQ(3000, extent.file_offset);
     CHECK_EQ(4000, extent.length);
-    opened->format->close(opened);
+    CHECK_OK(opened->format->close(opened));
     CHECK_STR("ISO", vd_iso_format.name);
     CHECK_EQ(1, vd_iso_format.device_id);
 }
@@ -165,7 +167,7 @@ the_walk_is_bounded(void)
     put(FIRST + 64, 1, "CD001");
     struct memory_file memory = memory_file_over(image, sizeof(image));
     struct vd_image *opened = NULL;
-    CHECK_EQ(1392, vd_iso_format.open(&memory.file, &opened));
+    CHECK_EQ(1392, vd_iso_format.open(&memory.file, &reading, &opened));
     CHECK_EQ(64, memory.reads);
 }
 
@@ -182,7 +184,7 @@ faults_are_reported(void)
         memory.operations_left = n;
         CHECK_EQ(1117, vd_iso_format.probe(&memory.file, &found));
         memory.operations_left = n;
-        CHECK_EQ(1117, vd_iso_format.open(&memory.file, &opened));
+        CHECK_EQ(1117, vd_iso_format.open(&memory.file, &reading, &opened));
         CHECK(found && opened == NULL);
     }
     check_fail_allocation(0);

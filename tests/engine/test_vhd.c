@@ -23,6 +23,8 @@
 
 /* Footers found in images made by the named software, but for the last two,
  * which were computed with independent code. */
+static const struct vd_open_request reading = {.writable = false};
+
 static void
 real_footers_decode(void)
 {
@@ -219,9 +221,9 @@ open_error(const struct test_file *file)
 {
     struct vd_image *opened = NULL;
     struct memory_file memory = memory_file_over(file->content, file->size);
-    vd_error error = vd_vhd_format.open(&memory.file, &opened);
+    vd_error error = vd_vhd_format.open(&memory.file, &reading, &opened);
     if (error == 0) {
-        opened->format->close(opened);
+        CHECK_OK(opened->format->close(opened));
     }
     else {
         CHECK(opened == NULL);
@@ -248,7 +250,7 @@ fixed_disks_open(size_t footer_size)
     struct vd_image *image = NULL;
     struct vd_extent extent;
     CHECK(recognised(&file));
-    CHECK_OK(vd_vhd_format.open(&memory.file, &image));
+    CHECK_OK(vd_vhd_format.open(&memory.file, &reading, &image));
     CHECK(image->format == &vd_vhd_format);
     CHECK(image->file == &memory.file);
     CHECK_EQ(DATA, image->info.size_bytes);
@@ -259,11 +261,11 @@ fixed_disks_open(size_t footer_size)
     CHECK(!image->info.optical);
     CHECK(image->info.has_identifier);
     CHECK_BYTES(footer_id, image->info.identifier.bytes, 16);
-    CHECK_OK(image->format->map(image, 100, DATA - 100, &extent));
+    CHECK_OK(image->format->lookup(image, 100, DATA - 100, &extent));
     CHECK_EQ(VD_EXTENT_PRESENT, extent.state);
     CHECK_EQ(100, extent.file_offset);
     CHECK_EQ(DATA - 100, extent.length);
-    image->format->close(image);
+    CHECK_OK(image->format->close(image));
     free(file.content);
     CHECK_STR("VHD", vd_vhd_format.name);
     CHECK_EQ(2, vd_vhd_format.device_id);
@@ -334,9 +336,9 @@ the_geometry_makes_no_disk_smaller(void)
     memcpy(footer + 28, "vpc ", 4);
     put_be(footer + 56, 0x00010302, 4); /* 1 * 3 * 2 sectors */
     put_checksum(footer);
-    CHECK_OK(vd_vhd_format.open(&memory.file, &image));
+    CHECK_OK(vd_vhd_format.open(&memory.file, &reading, &image));
     CHECK_EQ(DATA, image->info.size_bytes);
-    image->format->close(image);
+    CHECK_OK(image->format->close(image));
     free(file.content);
 }
 
@@ -489,10 +491,11 @@ faults_are_reported(void)
     struct memory_file memory = memory_file_over(file.content, file.size);
     for (int n = 0; n < 3; n++) {
         memory.operations_left = n;
-        CHECK_EQ(1117, vd_vhd_format.open(&memory.file, &opened));
+        CHECK_EQ(1117, vd_vhd_format.open(&memory.file, &reading, &opened));
     }
     memory.operations_left = 3;
-    CHECK_EQ(NOT_SUPPORTED, vd_vhd_format.open(&memory.file, &opened));
+    CHECK_EQ(NOT_SUPPORTED,
+             vd_vhd_format.open(&memory.file, &reading, &opened));
     memset(file.content + file.size - FOOTER, 0, FOOTER);
     for (int n = 0; n < 4; n++) {
         memory.operations_left = n;
