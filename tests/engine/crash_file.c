@@ -118,8 +118,7 @@ record(struct crash_file *file, enum event_kind kind, uint64_t offset,
 }
 
 static vd_error
-crash_pread(struct vd_file *base, void *buffer, size_t length,
-            uint64_t offset)
+crash_pread(struct vd_file *base, void *buffer, size_t length, uint64_t offset)
 {
     struct crash_file *file = (struct crash_file *)base;
     uint8_t *to = buffer;
@@ -309,9 +308,8 @@ apply_some(struct crash_file *medium, const struct event *event,
             .kind = event->kind,
             .offset = at,
             .length = next - at,
-            .data = event->data != NULL
-                        ? event->data + (at - event->offset)
-                        : NULL,
+            .data = event->data != NULL ? event->data + (at - event->offset)
+                                        : NULL,
         };
         if (taken) {
             apply_whole(medium, &part);

@@ -34,8 +34,8 @@ struct run {
     uint64_t sectors;
     uint64_t *tags;            /* what each sector holds now */
     struct history *histories; /* what it held */
-    size_t *commits;       /* events at which a commit was done */
-    size_t *commit_clocks; /* and its place among the changes */
+    size_t *commits;           /* events at which a commit was done */
+    size_t *commit_clocks;     /* and its place among the changes */
     size_t commit_count;
     size_t clock;
     uint64_t next_tag;
@@ -112,8 +112,8 @@ read_bytes(const struct format_model *model, struct vd_image *image,
     struct vd_extent extent;
     uint32_t size = model->sector_size, done = 0;
     while (done < size) {
-        vd_error error = model->format->lookup(
-            image, sector * size + done, size - done, &extent);
+        vd_error error = model->format->lookup(image, sector * size + done,
+                                               size - done, &extent);
         if (error != ERROR_SUCCESS) {
             return error;
         }
@@ -261,8 +261,8 @@ do_reopen(struct run *run)
     run->image = NULL;
     if (error == ERROR_SUCCESS) {
         note_commit(run);
-        error = open_image(run->model, run->file, true, &run->guid,
-                           &run->image);
+        error =
+            open_image(run->model, run->file, true, &run->guid, &run->image);
     }
     if (error == ERROR_SUCCESS) {
         compare(run, 0, run->sectors);
@@ -405,8 +405,7 @@ check_sector(const struct run *run, struct vd_image *image, uint64_t sector,
              size_t commit_clock, size_t events)
 {
     uint8_t buffer[MAX_SECTOR] = {0};
-    bool good =
-        CHECK_OK(read_bytes(run->model, image, sector, buffer));
+    bool good = CHECK_OK(read_bytes(run->model, image, sector, buffer));
     for (uint32_t at = 0; at < run->model->sector_size && good; at += 512) {
         uint64_t tag = tag_of(buffer + at, 512);
         good = may_hold(run, sector, tag, commit_clock, events);
@@ -424,8 +423,7 @@ check_image(const struct run *run, struct vd_image *image, size_t events)
 {
     size_t commit = committed_by(run, events);
     for (uint64_t i = 0; i < run->sectors; i++) {
-        if (!check_sector(run, image, i, run->commit_clocks[commit],
-                          events)) {
+        if (!check_sector(run, image, i, run->commit_clocks[commit], events)) {
             return false;
         }
     }
@@ -444,16 +442,16 @@ check_cut(struct run *run, size_t events, uint64_t seed)
         good = check_image(run, image, events);
         CHECK_OK(format->close(image));
     }
-    good = good && CHECK_OK(open_image(run->model, medium, true, &run->guid,
-                                       &image));
+    good = good &&
+           CHECK_OK(open_image(run->model, medium, true, &run->guid, &image));
     if (good) {
         good = check_image(run, image, events);
         CHECK_OK(format->close(image));
     }
     /* Once mended, a further open and close changes nothing. */
     size_t before = crash_file_events(medium);
-    if (good && CHECK_OK(open_image(run->model, medium, true, &run->guid,
-                                    &image))) {
+    if (good &&
+        CHECK_OK(open_image(run->model, medium, true, &run->guid, &image))) {
         CHECK_OK(format->close(image));
         good = CHECK_EQ(before, crash_file_events(medium));
     }
@@ -479,8 +477,7 @@ format_model_crash(const struct format_model *model, uint64_t seed,
     }
     bool good = true;
     for (size_t events = created;
-         events <= crash_file_events(run.file) && good;
-         events += step_size) {
+         events <= crash_file_events(run.file) && good; events += step_size) {
         for (size_t i = 0; i <= subsets && good; i++) {
             good = check_cut(&run, events, i * 7919 + events * (i != 0));
         }
@@ -489,6 +486,54 @@ format_model_crash(const struct format_model *model, uint64_t seed,
         }
     }
     finish(&run);
+}
+
+static bool
+holds_nothing(const struct format_model *model, struct vd_image *image)
+{
+    for (uint64_t i = 0; i < model->size_bytes / model->sector_size; i++) {
+        uint64_t tag = UINT64_MAX;
+        if (!CHECK_OK(read_sector(model, image, i, &tag)) ||
+            !CHECK_EQ(parent_tag(model, i), tag)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool
+check_created(const struct format_model *model, struct crash_file *medium)
+{
+    uint64_t number = 1;
+    bool recognised = false;
+    struct vd_image *image = NULL;
+    CHECK_OK(model->format->probe(crash_file_of(medium), &recognised));
+    if (!recognised) {
+        return true;
+    }
+    bool good = CHECK_OK(open_image(model, medium, true, &number, &image));
+    if (good) {
+        good = holds_nothing(model, image);
+        CHECK_OK(model->format->close(image));
+    }
+    return good;
+}
+
+void
+format_model_create(const struct format_model *model, size_t subsets)
+{
+    struct crash_file *file = crash_file_new();
+    bool good = CHECK_OK(model->create(crash_file_of(file), model));
+    for (size_t events = 0; events <= crash_file_events(file) && good;
+         events++) {
+        for (size_t i = 0; i <= subsets && good; i++) {
+            struct crash_file *medium =
+                crash_file_image(file, events, i * 104729);
+            good = check_created(model, medium);
+            crash_file_free(medium);
+        }
+    }
+    crash_file_free(file);
 }
 
 /* ---- faults ---- */

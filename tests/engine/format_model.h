@@ -33,6 +33,10 @@ void format_model_run(const struct format_model *model, uint64_t seed,
 void format_model_crash(const struct format_model *model, uint64_t seed,
                         size_t operations, size_t step, size_t subsets);
 
+/* A power cut after each event of the creation: what is recognised as an image
+ * opens, and holds nothing yet. */
+void format_model_create(const struct format_model *model, size_t subsets);
+
 /* The n-th change or barrier fails, for each n: an error, no damage. */
 void format_model_fail(const struct format_model *model, uint64_t seed,
                        size_t operations);

@@ -46,8 +46,7 @@ data_write_guid(const char *name)
         check_broken("reading headers");
     }
     close(fd);
-    unsigned slot =
-        vd_get_le64(headers[1] + 8) > vd_get_le64(headers[0] + 8);
+    unsigned slot = vd_get_le64(headers[1] + 8) > vd_get_le64(headers[0] + 8);
     memcpy(&guid, headers[slot] + 32, sizeof(guid));
     return guid;
 }
@@ -302,9 +301,8 @@ work(void *argument)
     worker->good = true;
     for (unsigned i = 0; i < 400 && worker->good; i++) {
         uint64_t length = 512 * (1 + random_below(&random, 255));
-        uint64_t offset =
-            worker->start +
-            512 * random_below(&random, (SHARE - length) / 512);
+        uint64_t offset = worker->start +
+                          512 * random_below(&random, (SHARE - length) / 512);
         vd_error error;
         switch (random_below(&random, 10)) {
         case 0:
@@ -319,16 +317,15 @@ work(void *argument)
         case 4:
         case 5:
             error = vd_disk_read(worker->disk, buffer, length, offset);
-            worker->good =
-                memcmp(buffer, worker->model + offset, length) == 0;
+            worker->good = memcmp(buffer, worker->model + offset, length) == 0;
             break;
         default:
             for (uint64_t at = 0; at < length; at += 8) {
                 uint64_t value = random_next(&random);
                 memcpy(worker->model + offset + at, &value, 8);
             }
-            error = vd_disk_write(worker->disk, worker->model + offset,
-                                  length, offset);
+            error = vd_disk_write(worker->disk, worker->model + offset, length,
+                                  offset);
         }
         worker->good = worker->good && error == ERROR_SUCCESS;
     }

@@ -60,6 +60,7 @@ main(int argc, char **argv)
         for (uint64_t seed = 1; seed <= seeds; seed++) {
             format_model_run(&models[i], seed, 200);
         }
+        format_model_create(&models[i], 4);
         format_model_crash(&models[i], 77 + i, 40, 2, 4);
         format_model_fail(&models[i], 99 + i, 12);
     }

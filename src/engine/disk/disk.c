@@ -17,13 +17,28 @@
 
 /* ---- layers ---- */
 
+/* Readers come without end while a disk is busy; who waits to hand back
+ * space, for an instant, must not wait for the last of them. */
+static void
+init_gate(pthread_rwlock_t *gate)
+{
+    pthread_rwlockattr_t attributes;
+    pthread_rwlockattr_init(&attributes);
+#ifdef __GLIBC__
+    pthread_rwlockattr_setkind_np(
+        &attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+#endif
+    pthread_rwlock_init(gate, &attributes);
+    pthread_rwlockattr_destroy(&attributes);
+}
+
 struct vd_disk *
 vd_disk_new(void)
 {
     struct vd_disk *disk = calloc(1, sizeof(*disk));
     if (disk != NULL) {
         pthread_mutex_init(&disk->mutator, NULL);
-        pthread_rwlock_init(&disk->gate, NULL);
+        init_gate(&disk->gate);
         pthread_mutex_init(&disk->flush.lock, NULL);
         pthread_cond_init(&disk->flush.done, NULL);
     }
