@@ -7,7 +7,11 @@ import pathlib
 from collections.abc import Iterator
 
 import pytest
+from engine_build import disk_build, engine_build, thread_build
 from support import LINUX, ROOT, loops_of
+
+# Fixtures are found in here.
+__all__ = ["disk_build", "engine_build", "thread_build"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -9,9 +9,7 @@ QEMU, sfdisk and Python's own codecs.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import functools
 import hashlib
 import itertools
 import json
@@ -24,9 +22,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from engine_build import C_TESTS, TIMEOUT, Build, run
 from support import (
     LINUX,
-    ROOT,
     image_names,
     image_path,
     make_vhd,
@@ -38,32 +36,8 @@ from support import (
     vhd_checksum,
 )
 
-ENGINE = ROOT / "src" / "engine"
-C_TESTS = ROOT / "tests" / "engine"
 PROGRAMS = sorted(path.stem for path in C_TESTS.glob("test_*.c"))
-SUPPORT = sorted(C_TESTS.glob("*_support.c"))
-FLAGS = [
-    "-std=c11",
-    "-D_GNU_SOURCE",
-    f"-I{ENGINE / 'include'}",
-    f"-I{ENGINE}",
-    f"-I{C_TESTS}",
-    "-g",
-    "-O1",
-    "-fno-omit-frame-pointer",
-    "-fsanitize=address,undefined",
-    "-fno-sanitize-recover=all",
-    "-pthread",
-    "-Wall",
-    "-Wextra",
-    "-Wconversion",
-    "-Wshadow",
-    "-Wstrict-prototypes",
-    "-Werror",
-]
-WRAPPED = ["malloc", "calloc", "realloc", "strdup", "strndup"]
 SKIPPED = 77
-TIMEOUT = 600  # seconds; only a hang is that slow
 
 SHARING_VIOLATION = 32
 NOT_SUPPORTED = 50
@@ -79,75 +53,24 @@ MIB = 1 << 20
 pytestmark = pytest.mark.skipif(not LINUX, reason="the engine is for Linux")
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs a tool that has to succeed; its output is the failure's text."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT, check=False
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done
-
-
-def compile_object(
-    compiler: str, directory: pathlib.Path, source: pathlib.Path
-) -> pathlib.Path:
-    """One source, as an object whose name keeps its folders apart."""
-    name = "-".join(source.relative_to(ROOT).with_suffix(".o").parts)
-    target = directory / name
-    run([compiler, *FLAGS, "-c", "-o", str(target), str(source)])
-    return target
-
-
-@pytest.fixture(scope="session")
-def compiler() -> str:
-    """A C compiler with its sanitizers."""
-    return require_tool("gcc", package="gcc")
-
-
-@pytest.fixture(scope="session")
-def engine_library(
-    compiler: str, tmp_path_factory: pytest.TempPathFactory
-) -> pathlib.Path:
-    """All of the engine and the checks of the tests, as an archive."""
-    directory = tmp_path_factory.mktemp("engine")
-    sources = [*sorted(ENGINE.glob("*/*.c")), C_TESTS / "check.c"]
-    build = functools.partial(compile_object, compiler, directory)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(build, sources))
-    archive = directory / "libengine.a"
-    run(["ar", "rcs", str(archive), *map(str, objects)])
-    return archive
-
-
-def link(compiler: str, archive: pathlib.Path, name: str) -> pathlib.Path:
-    """Links a program of tests/engine: test_x* with x_support.c."""
-    target = archive.parent / name
-    support = [
-        path
-        for path in SUPPORT
-        if name.startswith(f"test_{path.stem.removesuffix('_support')}")
-    ]
-    sources = [C_TESTS / f"{name}.c", *support]
-    wraps = [f"-Wl,--wrap={function}" for function in WRAPPED]
-    inputs = [*map(str, sources), str(archive)]
-    run([compiler, *FLAGS, *wraps, "-o", str(target), *inputs])
-    return target
-
-
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_c(
-    name: str,
-    compiler: str,
-    engine_library: pathlib.Path,
-    tmp_path: pathlib.Path,
-) -> None:
+def test_c(name: str, engine_build: Build, tmp_path: pathlib.Path) -> None:
     """A C test program passes and the sanitizers find nothing."""
-    program = link(compiler, engine_library, name)
+    run_program(engine_build.link(name), tmp_path)
+
+
+def test_many_threads_on_one_disk(thread_build: Build, tmp_path: pathlib.Path) -> None:
+    """ThreadSanitizer finds no race.  (The other programs have one thread.)"""
+    run_program(thread_build.link("test_chain"), tmp_path)
+
+
+def run_program(program: pathlib.Path, directory: pathlib.Path) -> None:
+    """Runs a C test; its output is the failure's text."""
     environment = {
         key: value for key, value in os.environ.items() if key != "VIRTDISK_DEBUG"
     }
     done = subprocess.run(
-        [program, tmp_path],
+        [program, directory],
         capture_output=True,
         text=True,
         errors="replace",
@@ -157,7 +80,7 @@ def test_c(
     )
     if done.returncode == SKIPPED:
         missing(done.stdout.strip().splitlines()[-1])
-    assert done.returncode == 0, f"{name}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"{program}\n{done.stdout}{done.stderr}"
 
 
 class Tool:
@@ -214,9 +137,9 @@ class Tool:
 
 
 @pytest.fixture(scope="session")
-def tool(compiler: str, engine_library: pathlib.Path) -> Tool:
+def tool(engine_build: Build) -> Tool:
     """The layers below the API, by command."""
-    return Tool(link(compiler, engine_library, "engine_tool"))
+    return Tool(engine_build.link("engine_tool"))
 
 
 @pytest.mark.parametrize("name", image_names("iso") or ["k3b-joliet.iso"])
