@@ -6,7 +6,7 @@
  *   create-child BLOCK PARENT PATH       PARENT: its name, beside PATH
  *   open MODE PATH          look: as an opened handle sees it, without a
  *                           lock; read, write: as an attachment uses it
- *   read OFFSET LENGTH      answered with LENGTH bytes
+ *   read OFFSET LENGTH      answered with LENGTH bytes, or "ok zeros" alone
  *   write OFFSET LENGTH     followed by LENGTH bytes
  *   zero OFFSET LENGTH FREE FREE: 1 for a trim
  *   flush
@@ -97,7 +97,7 @@ create_file(const char *path, const struct vhdx_create_request *wanted)
         error = vd_posix_file_open(AT_FDCWD, path, true, &file);
     }
     if (error == ERROR_SUCCESS) {
-        error = vhdx_create(&file->file, &request);
+        error = vd_vhdx_create(&file->file, &request);
     }
     vd_posix_file_close(file);
     return error;
@@ -159,7 +159,7 @@ create_child_of(const struct vd_disk *parent, uint32_t block,
     vd_error error =
         vd_posix_file_open(AT_FDCWD, vd_disk_path(parent), false, &file);
     if (error == ERROR_SUCCESS) {
-        error = vhdx_header_read(&file->file, &header, &slot);
+        error = vd_vhdx_header_read(&file->file, &header, &slot);
     }
     vd_posix_file_close(file);
     request.parent_linkage = header.data_write_guid;
@@ -236,6 +236,13 @@ usable(const struct tool *tool, uint64_t offset, uint64_t length)
     return length <= size && offset <= size - length;
 }
 
+static bool
+only_zeros(const uint8_t *buffer, size_t length)
+{
+    return length != 0 && buffer[0] == 0 &&
+           memcmp(buffer, buffer + 1, length - 1) == 0;
+}
+
 static void
 read_command(struct tool *tool, uint64_t offset, uint64_t length)
 {
@@ -244,6 +251,10 @@ read_command(struct tool *tool, uint64_t offset, uint64_t length)
         /* What a failed read leaves must not look like data. */
         memset(tool->buffer, 0xee, (size_t)length);
         error = vd_disk_read(tool->disk, tool->buffer, (size_t)length, offset);
+    }
+    if (error == ERROR_SUCCESS && only_zeros(tool->buffer, (size_t)length)) {
+        printf("ok zeros\n");
+        return;
     }
     answer(error);
     if (error == ERROR_SUCCESS) {

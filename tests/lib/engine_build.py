@@ -90,6 +90,11 @@ class Build:
             objects = list(pool.map(self.compile, sources))
         run(["ar", "rcs", str(self.archive), *map(str, objects)])
 
+    def link_once(self, name: str) -> pathlib.Path:
+        """The same program for all who ask."""
+        target = self.directory / name
+        return target if target.exists() else self.link(name)
+
     def link(self, name: str) -> pathlib.Path:
         """A program of tests/engine: test_x* with x_support.c."""
         target = self.directory / name
