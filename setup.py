@@ -15,9 +15,10 @@ if not LINUX and sys.platform != "win32":
 BINDING = "_virtdisk _virtdisk_descriptor"
 ENGINE = {
     "base": "crc32 crc32c error posix_file trace utf16",
-    "format": "formats iso vhd vhd_footer vhdx vhdx_bat vhdx_create vhdx_header"
-    " vhdx_journal vhdx_locator vhdx_log vhdx_metadata vhdx_page vhdx_region"
-    " vhdx_write",
+    "format": "formats iso vhd vhd_bat vhd_batmap vhd_commit vhd_create vhd_footer"
+    " vhd_header vhd_locator vhd_page vhd_recover vhd_write vhdx vhdx_bat vhdx_create"
+    " vhdx_header vhdx_journal vhdx_locator vhdx_log vhdx_metadata vhdx_page"
+    " vhdx_region vhdx_write",
     "disk": "disk disk_io host image_lock layer parent parent_path partition_gpt"
     " partition_mbr partition_table",
     "attach": "attach attached detach held loop node partitions record registry"

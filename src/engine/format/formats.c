@@ -15,6 +15,7 @@
 static const struct vd_format *const formats[] = {
     &vd_iso_format,
     &vd_vhd_format,
+    &vd_vhdx_format,
 };
 
 #define FORMAT_COUNT (sizeof(formats) / sizeof(formats[0]))

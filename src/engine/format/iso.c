@@ -208,9 +208,12 @@ new_image(struct vd_file *file, uint64_t size, struct vd_image **out)
     return ERROR_SUCCESS;
 }
 
+/* A disc is read-only however its file is opened. */
 static vd_error
-iso_open(struct vd_file *file, struct vd_image **out)
+iso_open(struct vd_file *file, const struct vd_open_request *request,
+         struct vd_image **out)
 {
+    (void)request;
     uint64_t size;
     vd_error error = vd_file_size(file, &size);
     if (error == ERROR_SUCCESS) {
@@ -226,8 +229,8 @@ iso_open(struct vd_file *file, struct vd_image **out)
 }
 
 static vd_error
-iso_map(struct vd_image *image, uint64_t offset, uint64_t length,
-        struct vd_extent *out)
+iso_lookup(struct vd_image *image, uint64_t offset, uint64_t length,
+           struct vd_extent *out)
 {
     (void)image;
     *out = (struct vd_extent){
@@ -238,17 +241,18 @@ iso_map(struct vd_image *image, uint64_t offset, uint64_t length,
     return ERROR_SUCCESS;
 }
 
-static void
+static vd_error
 iso_close(struct vd_image *image)
 {
     free(image);
+    return ERROR_SUCCESS;
 }
 
 const struct vd_format vd_iso_format = {
     .name = "ISO",
-    .device_id = VD_DEVICE_ISO,
+    .device_id = 1, /* VIRTUAL_STORAGE_TYPE_DEVICE_ISO */
     .probe = iso_probe,
     .open = iso_open,
-    .map = iso_map,
+    .lookup = iso_lookup,
     .close = iso_close,
 };

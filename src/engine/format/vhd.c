@@ -1,171 +1,17 @@
 /*
- * VHD images ("Virtual Hard Disk Image Format Specification" 1.0): fixed
- * disks, with the 512-byte footer or the 511-byte one of old software.
+ * VHD: the format as the rest of the engine sees it ("Virtual Hard Disk Image
+ * Format Specification" 1.0).  Read and written: fixed, dynamic and
+ * differencing disks.  The size of the disk is the footer's current size, as
+ * on Windows.
  *
- * Dynamic and differencing disks are recognised and their footer is
- * validated, also where only its copy at the head of the file is left; they
- * are then refused with ERROR_NOT_SUPPORTED.  The size of the disk is the
- * footer's current size, as on Windows.  Writes no footer: the data of a
- * fixed disk starts at offset 0 and ends before it.
+ * Not done here: resizing and compacting; disks split over several files.
  */
-#include "format/format.h"
+#include "format/vhd.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/cleanup.h"
 #include "base/trace.h"
-#include "format/vhd_footer.h"
-
-/* A footer as it stands at one of its three places. */
-struct raw_footer {
-    uint8_t bytes[VHD_FOOTER_SIZE];
-    uint64_t size; /* in the file: 512, 511, or 0 if there is no cookie */
-};
-
-static vd_error
-read_footer_at(struct vd_file *file, uint64_t offset, size_t size,
-               struct raw_footer *out)
-{
-    struct raw_footer raw = {.size = 0};
-    vd_error error = vd_file_pread(file, raw.bytes, size, offset);
-    if (error != ERROR_SUCCESS) {
-        return error;
-    }
-    if (vd_vhd_footer_has_cookie(raw.bytes)) {
-        raw.size = size;
-    }
-    *out = raw;
-    return ERROR_SUCCESS;
-}
-
-/* The footer at the end of the file: nowhere else counts, for the guest's
- * data may hold other VHDs. */
-static vd_error
-read_tail(struct vd_file *file, uint64_t file_size, struct raw_footer *out)
-{
-    static const size_t sizes[] = {VHD_FOOTER_SIZE, VHD_OLD_FOOTER_SIZE};
-    struct raw_footer raw = {.size = 0};
-    for (size_t i = 0; i < 2 && raw.size == 0; i++) {
-        if (file_size < sizes[i]) {
-            continue;
-        }
-        vd_error error =
-            read_footer_at(file, file_size - sizes[i], sizes[i], &raw);
-        if (error != ERROR_SUCCESS) {
-            return error;
-        }
-    }
-    *out = raw;
-    return ERROR_SUCCESS;
-}
-
-/* The copy at the head of a dynamic or differencing disk. */
-static vd_error
-read_head(struct vd_file *file, uint64_t file_size, struct raw_footer *out)
-{
-    if (file_size < VHD_FOOTER_SIZE) {
-        *out = (struct raw_footer){.size = 0};
-        return ERROR_SUCCESS;
-    }
-    return read_footer_at(file, 0, VHD_FOOTER_SIZE, out);
-}
-
-static vd_error
-vhd_probe(struct vd_file *file, bool *recognised)
-{
-    uint64_t file_size;
-    struct raw_footer raw;
-    vd_error error = vd_file_size(file, &file_size);
-    if (error == ERROR_SUCCESS) {
-        error = read_tail(file, file_size, &raw);
-    }
-    if (error == ERROR_SUCCESS && raw.size == 0) {
-        error = read_head(file, file_size, &raw);
-    }
-    if (error != ERROR_SUCCESS) {
-        return error;
-    }
-    *recognised = raw.size != 0;
-    return ERROR_SUCCESS;
-}
-
-static vd_error
-validate(const struct raw_footer *raw, uint64_t file_size,
-         struct vd_vhd_footer *out)
-{
-    struct vd_vhd_footer footer;
-    vd_error error = vd_vhd_footer_decode(raw->bytes, &footer);
-    if (error == ERROR_SUCCESS) {
-        error = vd_vhd_footer_check(&footer, file_size, raw->size);
-    }
-    if (error != ERROR_SUCCESS) {
-        return error;
-    }
-    *out = footer;
-    return ERROR_SUCCESS;
-}
-
-/*
- * The copy at the head where the footer at the end is missing or torn, which
- * is tail_error.  A fixed disk has no copy: one that is found there is its
- * guest's and says nothing.
- */
-static vd_error
-recover_from_head(struct vd_file *file, uint64_t file_size,
-                  vd_error tail_error, struct vd_vhd_footer *out)
-{
-    struct raw_footer raw;
-    struct vd_vhd_footer footer;
-    vd_error error = read_head(file, file_size, &raw);
-    if (error != ERROR_SUCCESS) {
-        return error;
-    }
-    if (raw.size == 0) {
-        return tail_error;
-    }
-    error = vd_vhd_footer_decode(raw.bytes, &footer);
-    if (error == ERROR_SUCCESS && footer.disk_type == VHD_TYPE_FIXED) {
-        return tail_error;
-    }
-    if (error == ERROR_SUCCESS) {
-        error = vd_vhd_footer_check(&footer, file_size, raw.size);
-    }
-    if (error != ERROR_SUCCESS) {
-        return error;
-    }
-    vd_trace(VD_TRACE_FORMAT, "VHD: the footer's copy at the head is used");
-    *out = footer;
-    return ERROR_SUCCESS;
-}
-
-/* A footer whose bytes are whole decides, even if what it says is
- * impossible; only a missing or torn one is made up for by its copy. */
-static bool
-is_recoverable(vd_error error)
-{
-    return error == ERROR_VHD_DRIVE_FOOTER_MISSING ||
-           error == ERROR_VHD_DRIVE_FOOTER_CHECKSUM_MISMATCH;
-}
-
-static vd_error
-find_footer(struct vd_file *file, struct vd_vhd_footer *out)
-{
-    uint64_t file_size;
-    struct raw_footer raw;
-    vd_error error = vd_file_size(file, &file_size);
-    if (error == ERROR_SUCCESS) {
-        error = read_tail(file, file_size, &raw);
-    }
-    if (error != ERROR_SUCCESS) {
-        return error;
-    }
-    error = validate(&raw, file_size, out);
-    if (is_recoverable(error)) {
-        return recover_from_head(file, file_size, error, out);
-    }
-    return error;
-}
 
 static void
 trace_size(const struct vd_vhd_footer *footer)
@@ -179,70 +25,165 @@ trace_size(const struct vd_vhd_footer *footer)
     }
 }
 
-static vd_error
-new_image(struct vd_file *file, const struct vd_vhd_footer *footer,
-          struct vd_image **out)
+static void
+fill_info(struct vd_vhd_image *vhd)
 {
-    struct vd_image *image = calloc(1, sizeof(*image));
-    if (image == NULL) {
-        return ERROR_NOT_ENOUGH_MEMORY;
-    }
-    image->format = &vd_vhd_format;
-    image->file = file;
-    image->info = (struct vd_image_info){
-        .size_bytes = footer->current_size,
-        .sector_size = VHD_SECTOR_SIZE,
-        .physical_sector_size = VHD_SECTOR_SIZE,
-        .subtype = VD_SUBTYPE_FIXED,
-        .has_identifier = true,
-        .identifier = footer->unique_id,
-    };
-    *out = image;
-    return ERROR_SUCCESS;
+    const struct vd_vhd_footer *footer = &vhd->footers.footer;
+    struct vd_image_info *info = &vhd->image.info;
+    info->size_bytes = footer->current_size;
+    info->sector_size = VHD_SECTOR_SIZE;
+    info->physical_sector_size = VHD_SECTOR_SIZE;
+    info->subtype = (enum vd_subtype)footer->disk_type; /* the same numbers */
+    info->has_identifier = true;
+    info->identifier = footer->unique_id;
+    trace_size(footer);
 }
 
 static vd_error
-vhd_open(struct vd_file *file, struct vd_image **out)
+read_header(struct vd_vhd_image *vhd)
 {
-    struct vd_vhd_footer footer;
-    vd_error error = find_footer(file, &footer);
+    const struct vd_vhd_footers *footers = &vhd->footers;
+    uint8_t raw[VHD_HEADER_SIZE];
+    vd_error error = vd_file_pread(vhd->image.file, raw, sizeof(raw),
+                                   footers->footer.data_offset);
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhd_header_decode(raw, &vhd->header);
+    }
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhd_header_check(&vhd->header, &footers->footer,
+                                    footers->tail_offset);
+    }
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    if (footer.disk_type != VHD_TYPE_FIXED) {
-        vd_trace(VD_TRACE_FORMAT,
-                 "VHD: dynamic and differencing disks are not handled yet");
-        return ERROR_NOT_SUPPORTED;
+    vhd->child = footers->footer.disk_type == VHD_TYPE_DIFFERENCING;
+    vhd->bitmap_size = vd_vhd_bitmap_size(vhd->header.block_size);
+    vhd->blocks = vd_vhd_entries_needed(footers->footer.current_size,
+                                        vhd->header.block_size);
+    vhd->image.info.block_size = vhd->header.block_size;
+    if (vhd->child) {
+        vhd->image.info.has_parent_identifier = true;
+        vhd->image.info.parent_identifier = vhd->header.parent_id;
+        vhd->image.info.parent_timestamp = vhd->header.parent_time_stamp;
     }
-    trace_size(&footer);
-    return new_image(file, &footer, out);
-}
-
-/* Data starts where the file does. */
-static vd_error
-vhd_map(struct vd_image *image, uint64_t offset, uint64_t length,
-        struct vd_extent *out)
-{
-    (void)image;
-    *out = (struct vd_extent){
-        .state = VD_EXTENT_PRESENT,
-        .file_offset = offset,
-        .length = length,
-    };
     return ERROR_SUCCESS;
 }
 
-static void
-vhd_close(struct vd_image *image)
+static vd_error
+load_blocks(struct vd_vhd_image *vhd)
 {
-    free(image);
+    vd_error error = read_header(vhd);
+    if (error == ERROR_SUCCESS) {
+        vd_vhd_collect_ranges(vhd);
+        error = vd_vhd_batmap_find(vhd);
+    }
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhd_pages_create(vhd);
+    }
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhd_bat_check(vhd);
+    }
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhd_batmap_check(vhd);
+    }
+    if (error == ERROR_SUCCESS && vhd->image.writable) {
+        error = vd_vhd_mend(vhd);
+    }
+    return error;
+}
+
+/* Nothing is relied on before it has been checked, nothing changed before
+ * everything has. */
+static vd_error
+load(struct vd_vhd_image *vhd)
+{
+    vd_error error = vd_vhd_find_footers(vhd->image.file, &vhd->footers);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    atomic_init(&vhd->data_end, vhd->footers.tail_offset);
+    fill_info(vhd);
+    return vd_vhd_is_fixed(vhd) ? ERROR_SUCCESS : load_blocks(vhd);
+}
+
+static void
+free_image(struct vd_vhd_image *vhd)
+{
+    vd_vhd_pages_free(vhd);
+    free(vhd->space.blocks);
+    free(vhd);
+}
+
+static vd_error
+open_image(struct vd_file *file, const struct vd_open_request *request,
+           struct vd_image **out)
+{
+    struct vd_vhd_image *vhd = calloc(1, sizeof(*vhd));
+    if (vhd == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    vhd->image.format = &vd_vhd_format;
+    vhd->image.file = file;
+    vhd->image.writable = request->writable;
+    vd_error error = load(vhd);
+    if (error != ERROR_SUCCESS) {
+        free_image(vhd);
+        return error;
+    }
+    *out = &vhd->image;
+    return ERROR_SUCCESS;
+}
+
+static vd_error
+close_image(struct vd_image *image)
+{
+    struct vd_vhd_image *vhd = vd_vhd_of(image);
+    vd_error error = vd_vhd_end(vhd);
+    free_image(vhd);
+    return error;
+}
+
+/* The parent's time of modification, which the child stores,
+ * proves nothing: copying a file changes it, and Windows 10 writes 0. */
+static vd_error
+accept_parent(const struct vd_image *child, const struct vd_image *parent)
+{
+    if (parent->format != &vd_vhd_format) {
+        vd_trace(VD_TRACE_FORMAT, "VHD: the parent is a %s",
+                 parent->format->name);
+        return ERROR_VHD_INVALID_TYPE;
+    }
+    const struct vd_guid *wanted = &child->info.parent_identifier;
+    if (vd_guid_is_zero(wanted)) {
+        vd_trace(VD_TRACE_FORMAT, "VHD: the child does not say which parent "
+                                  "it was made of");
+    }
+    else if (!vd_guid_equal(wanted, &parent->info.identifier)) {
+        vd_trace(VD_TRACE_FORMAT, "VHD: the parent has another unique id");
+        return ERROR_VHD_CHILD_PARENT_ID_MISMATCH;
+    }
+    if (child->info.size_bytes != parent->info.size_bytes) {
+        vd_trace(VD_TRACE_FORMAT, "VHD: the parent has %llu bytes, not %llu",
+                 (unsigned long long)parent->info.size_bytes,
+                 (unsigned long long)child->info.size_bytes);
+        return ERROR_VHD_CHILD_PARENT_SIZE_MISMATCH;
+    }
+    return ERROR_SUCCESS;
 }
 
 const struct vd_format vd_vhd_format = {
     .name = "VHD",
-    .device_id = VD_DEVICE_VHD,
-    .probe = vhd_probe,
-    .open = vhd_open,
-    .map = vhd_map,
-    .close = vhd_close,
+    .device_id = 2, /* VIRTUAL_STORAGE_TYPE_DEVICE_VHD */
+    .probe = vd_vhd_recognise,
+    .open = open_image,
+    .lookup = vd_vhd_lookup,
+    .begin = vd_vhd_begin,
+    .write = vd_vhd_write,
+    .zero = vd_vhd_zero,
+    .commit = vd_vhd_commit,
+    .reclaim = vd_vhd_reclaim,
+    .parent_paths = vd_vhd_parent_paths,
+    .parent_paths_free = vd_vhd_parent_paths_free,
+    .accept_parent = accept_parent,
+    .close = close_image,
 };

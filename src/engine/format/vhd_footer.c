@@ -16,9 +16,14 @@
 
 enum footer_field {
     FOOTER_COOKIE = 0,
+    FOOTER_FEATURES = 8,
     FOOTER_VERSION = 12,
     FOOTER_DATA_OFFSET = 16,
+    FOOTER_TIME_STAMP = 24,
     FOOTER_CREATOR_APPLICATION = 28,
+    FOOTER_CREATOR_VERSION = 32,
+    FOOTER_CREATOR_HOST = 36,
+    FOOTER_ORIGINAL_SIZE = 40,
     FOOTER_CURRENT_SIZE = 48,
     FOOTER_CYLINDERS = 56,
     FOOTER_HEADS = 58,
@@ -29,6 +34,7 @@ enum footer_field {
 };
 
 #define COOKIE_SIZE 8
+#define FEATURE_RESERVED 2 /* always set */
 #define VERSION_MAJOR 1
 #define MAX_GEOMETRY_SECTORS (65535u * 16 * 255)
 #define MAX_SHORT_TRACK_SECTORS (65535u * 16 * 63)
@@ -37,6 +43,12 @@ bool
 vd_vhd_footer_has_cookie(const uint8_t *raw)
 {
     return memcmp(raw + FOOTER_COOKIE, "conectix", COOKIE_SIZE) == 0;
+}
+
+bool
+vd_vhd_footer_is_disabled(const uint8_t *raw)
+{
+    return memcmp(raw + FOOTER_COOKIE, "v_poison", COOKIE_SIZE) == 0;
 }
 
 uint32_t
@@ -57,6 +69,9 @@ decode_fields(const uint8_t *raw)
     struct vd_vhd_footer footer = {
         .version = vd_get_be32(raw + FOOTER_VERSION),
         .data_offset = vd_get_be64(raw + FOOTER_DATA_OFFSET),
+        .time_stamp = vd_get_be32(raw + FOOTER_TIME_STAMP),
+        .creator_version = vd_get_be32(raw + FOOTER_CREATOR_VERSION),
+        .original_size = vd_get_be64(raw + FOOTER_ORIGINAL_SIZE),
         .current_size = vd_get_be64(raw + FOOTER_CURRENT_SIZE),
         .geometry =
             {
@@ -95,6 +110,31 @@ vd_vhd_footer_decode(const uint8_t *raw, struct vd_vhd_footer *out)
     }
     *out = footer;
     return ERROR_SUCCESS;
+}
+
+void
+vd_vhd_footer_encode(const struct vd_vhd_footer *footer,
+                     uint8_t raw[VHD_FOOTER_SIZE])
+{
+    memset(raw, 0, VHD_FOOTER_SIZE);
+    memcpy(raw + FOOTER_COOKIE, "conectix", COOKIE_SIZE);
+    vd_put_be32(raw + FOOTER_FEATURES, FEATURE_RESERVED);
+    vd_put_be32(raw + FOOTER_VERSION, footer->version);
+    vd_put_be64(raw + FOOTER_DATA_OFFSET, footer->data_offset);
+    vd_put_be32(raw + FOOTER_TIME_STAMP, footer->time_stamp);
+    memcpy(raw + FOOTER_CREATOR_APPLICATION, footer->creator_application,
+           sizeof(footer->creator_application));
+    vd_put_be32(raw + FOOTER_CREATOR_VERSION, footer->creator_version);
+    memcpy(raw + FOOTER_CREATOR_HOST, "Wi2k", 4);
+    vd_put_be64(raw + FOOTER_ORIGINAL_SIZE, footer->original_size);
+    vd_put_be64(raw + FOOTER_CURRENT_SIZE, footer->current_size);
+    vd_put_be16(raw + FOOTER_CYLINDERS, footer->geometry.cylinders);
+    raw[FOOTER_HEADS] = footer->geometry.heads;
+    raw[FOOTER_SECTORS_PER_TRACK] = footer->geometry.sectors_per_track;
+    vd_put_be32(raw + FOOTER_DISK_TYPE, footer->disk_type);
+    memcpy(raw + FOOTER_UNIQUE_ID, footer->unique_id.bytes, VD_GUID_SIZE);
+    vd_put_be32(raw + FOOTER_CHECKSUM,
+                vd_vhd_checksum(raw, VHD_FOOTER_SIZE, FOOTER_CHECKSUM));
 }
 
 static vd_error

@@ -1,6 +1,6 @@
 /*
  * The footer of a VHD ("Virtual Hard Disk Image Format Specification" 1.0):
- * decoding, validation, geometry.
+ * decoding, encoding, validation, geometry.
  *
  * Works on bytes that somebody else has read; knows no file.
  */
@@ -13,13 +13,15 @@
 #include "base/error.h"
 #include "base/guid.h"
 
-#define VHD_SECTOR_SIZE 512
-#define VHD_FOOTER_SIZE 512
-#define VHD_OLD_FOOTER_SIZE 511 /* before Virtual PC 2004 */
-#define VHD_HEADER_SIZE 1024    /* of a dynamic or differencing disk */
+#define VHD_SECTOR_SIZE 512u
+#define VHD_FOOTER_SIZE 512u
+#define VHD_OLD_FOOTER_SIZE 511u /* before Virtual PC 2004 */
+#define VHD_HEADER_SIZE 1024u    /* of a dynamic or differencing disk */
 
 /* 2040 GiB: what Windows and the block table of a dynamic disk allow. */
-#define VHD_MAX_DYNAMIC_SIZE 0x1FE00000000
+#define VHD_MAX_DYNAMIC_SIZE 0x1FE00000000u
+
+#define VHD_VERSION 0x00010000u /* of the format and of its header */
 
 enum vd_vhd_disk_type {
     VHD_TYPE_FIXED = 2,
@@ -34,10 +36,13 @@ struct vd_vhd_geometry {
 };
 
 struct vd_vhd_footer {
-    uint32_t version; /* of the file format, major.minor 16.16 */
-    uint64_t data_offset;
+    uint32_t version;     /* of the file format, major.minor 16.16 */
+    uint64_t data_offset; /* of the dynamic header; fixed: all ones */
+    uint32_t time_stamp;  /* seconds since 2000-01-01 00:00 UTC */
     uint8_t creator_application[4];
-    uint64_t current_size; /* bytes */
+    uint32_t creator_version; /* major.minor 16.16 */
+    uint64_t original_size;   /* bytes, when it was made */
+    uint64_t current_size;    /* bytes */
     struct vd_vhd_geometry geometry;
     uint32_t disk_type; /* as found; enum vd_vhd_disk_type once checked */
     struct vd_guid unique_id;
@@ -45,6 +50,9 @@ struct vd_vhd_footer {
 
 /* raw holds VHD_FOOTER_SIZE bytes; an old footer is padded with a zero. */
 bool vd_vhd_footer_has_cookie(const uint8_t *raw);
+
+/* Whether XenServer has put its mark on the footer: do not use this disk. */
+bool vd_vhd_footer_is_disabled(const uint8_t *raw);
 
 /*
  * Cookie, checksum and version, then the fields, unchecked.
@@ -63,6 +71,11 @@ vd_error vd_vhd_footer_decode(const uint8_t *raw, struct vd_vhd_footer *out);
 VD_MUST_CHECK
 vd_error vd_vhd_footer_check(const struct vd_vhd_footer *footer,
                              uint64_t file_size, uint64_t footer_size);
+
+/* A footer of our own making: for Windows, saved state and reserved bytes 0,
+ * checksum right. */
+void vd_vhd_footer_encode(const struct vd_vhd_footer *footer,
+                          uint8_t raw[VHD_FOOTER_SIZE]);
 
 /* The complement of the sum of all bytes but the four at checksum_at. */
 uint32_t vd_vhd_checksum(const uint8_t *data, size_t length,

@@ -19,12 +19,10 @@
 #define VERSION 0xC03A0005
 #define INVALID_SIZE 0xC03A0012
 #define INVALID_FILE_SIZE 0xC03A0013
-#define NOT_SUPPORTED 50
+#define HEADER_CORRUPT 0xC03A0008
 
 /* Footers found in images made by the named software, but for the last two,
  * which were computed with independent code. */
-static const struct vd_open_request reading = {.writable = false};
-
 static void
 real_footers_decode(void)
 {
@@ -194,6 +192,8 @@ the_maker_tells_the_guest_s_size(void)
     }
 }
 
+static const struct vd_open_request read_only = {.writable = false};
+
 /* Files are of exact size on the heap, for the sanitizer to guard. */
 struct test_file {
     uint8_t *content;
@@ -221,7 +221,7 @@ open_error(const struct test_file *file)
 {
     struct vd_image *opened = NULL;
     struct memory_file memory = memory_file_over(file->content, file->size);
-    vd_error error = vd_vhd_format.open(&memory.file, &reading, &opened);
+    vd_error error = vd_vhd_format.open(&memory.file, &read_only, &opened);
     if (error == 0) {
         CHECK_OK(opened->format->close(opened));
     }
@@ -250,7 +250,7 @@ fixed_disks_open(size_t footer_size)
     struct vd_image *image = NULL;
     struct vd_extent extent;
     CHECK(recognised(&file));
-    CHECK_OK(vd_vhd_format.open(&memory.file, &reading, &image));
+    CHECK_OK(vd_vhd_format.open(&memory.file, &read_only, &image));
     CHECK(image->format == &vd_vhd_format);
     CHECK(image->file == &memory.file);
     CHECK_EQ(DATA, image->info.size_bytes);
@@ -336,7 +336,7 @@ the_geometry_makes_no_disk_smaller(void)
     memcpy(footer + 28, "vpc ", 4);
     put_be(footer + 56, 0x00010302, 4); /* 1 * 3 * 2 sectors */
     put_checksum(footer);
-    CHECK_OK(vd_vhd_format.open(&memory.file, &reading, &image));
+    CHECK_OK(vd_vhd_format.open(&memory.file, &read_only, &image));
     CHECK_EQ(DATA, image->info.size_bytes);
     CHECK_OK(image->format->close(image));
     free(file.content);
@@ -384,12 +384,12 @@ dynamic_file(uint32_t type)
 }
 
 static void
-other_kinds_are_recognised_and_refused(void)
+other_kinds_need_a_header(void)
 {
     for (uint32_t type = 3; type <= 4; type++) {
         struct test_file file = dynamic_file(type);
         CHECK(recognised(&file));
-        CHECK_EQ(NOT_SUPPORTED, open_error(&file));
+        CHECK_EQ(HEADER_CORRUPT, open_error(&file));
         free(file.content);
     }
 }
@@ -405,11 +405,11 @@ dynamic_fields_are_validated(void)
         {16, 0, CORRUPT},
         {16, 511, CORRUPT},
         {16, 513, CORRUPT},
-        {16, 1024, NOT_SUPPORTED}, /* its last possible place */
+        {16, 1024, HEADER_CORRUPT}, /* its last possible place */
         {16, 1536, CORRUPT},
         {16, UINT64_MAX, CORRUPT},
         {16, UINT64_MAX - 511, CORRUPT},
-        {48, 0x1FE00000000, NOT_SUPPORTED},
+        {48, 0x1FE00000000, HEADER_CORRUPT},
         {48, 0x1FE00000200, INVALID_SIZE},
         {48, 0, INVALID_SIZE},
         {48, 100, INVALID_SIZE},
@@ -450,12 +450,12 @@ the_copy_at_the_head_helps(void)
         enum damage head;
         vd_error error;
     } cases[] = {
-        {WHOLE, WHOLE, NOT_SUPPORTED}, {WHOLE, GONE, NOT_SUPPORTED},
-        {WHOLE, TORN, NOT_SUPPORTED},  {WHOLE, ASTRAY, NOT_SUPPORTED},
-        {GONE, WHOLE, NOT_SUPPORTED},  {TORN, WHOLE, NOT_SUPPORTED},
-        {GONE, GONE, MISSING},         {GONE, TORN, CHECKSUM},
-        {TORN, GONE, CHECKSUM},        {TORN, TORN, CHECKSUM},
-        {GONE, ASTRAY, CORRUPT},       {TORN, ASTRAY, CORRUPT},
+        {WHOLE, WHOLE, HEADER_CORRUPT}, {WHOLE, GONE, HEADER_CORRUPT},
+        {WHOLE, TORN, HEADER_CORRUPT},  {WHOLE, ASTRAY, HEADER_CORRUPT},
+        {GONE, WHOLE, HEADER_CORRUPT},  {TORN, WHOLE, HEADER_CORRUPT},
+        {GONE, GONE, MISSING},          {GONE, TORN, CHECKSUM},
+        {TORN, GONE, CHECKSUM},         {TORN, TORN, CHECKSUM},
+        {GONE, ASTRAY, CORRUPT},        {TORN, ASTRAY, CORRUPT},
         {ASTRAY, WHOLE, CORRUPT}, /* what it says, it says */
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -474,7 +474,7 @@ the_footer_may_be_cut_off(void)
     struct test_file file = dynamic_file(3);
     file.size -= FOOTER;
     CHECK(recognised(&file));
-    CHECK_EQ(NOT_SUPPORTED, open_error(&file));
+    CHECK_EQ(HEADER_CORRUPT, open_error(&file));
     file.size = FOOTER; /* the head is then the tail, of no header */
     CHECK(recognised(&file));
     CHECK_EQ(CORRUPT, open_error(&file));
@@ -489,13 +489,13 @@ faults_are_reported(void)
     bool found = true;
     struct vd_image *opened = NULL;
     struct memory_file memory = memory_file_over(file.content, file.size);
-    for (int n = 0; n < 3; n++) {
+    for (int n = 0; n < 4; n++) {
         memory.operations_left = n;
-        CHECK_EQ(1117, vd_vhd_format.open(&memory.file, &reading, &opened));
+        CHECK_EQ(1117, vd_vhd_format.open(&memory.file, &read_only, &opened));
     }
-    memory.operations_left = 3;
-    CHECK_EQ(NOT_SUPPORTED,
-             vd_vhd_format.open(&memory.file, &reading, &opened));
+    memory.operations_left = 4;
+    CHECK_EQ(HEADER_CORRUPT,
+             vd_vhd_format.open(&memory.file, &read_only, &opened));
     memset(file.content + file.size - FOOTER, 0, FOOTER);
     for (int n = 0; n < 4; n++) {
         memory.operations_left = n;
@@ -523,7 +523,7 @@ main(void)
     the_geometry_makes_no_disk_smaller();
     only_the_exact_end_counts();
     the_guest_s_own_images_do_not_count();
-    other_kinds_are_recognised_and_refused();
+    other_kinds_need_a_header();
     dynamic_fields_are_validated();
     the_copy_at_the_head_helps();
     the_footer_may_be_cut_off();

@@ -1,0 +1,277 @@
+/*
+ * The parts of the VHD format, among themselves ("Virtual Hard Disk
+ * Image Format Specification" 1.0).
+ *
+ * One file a structure: vhd_footer.c, vhd_header.c, vhd_locator.c,
+ * vhd_recover.c (which footer counts, mending what a crash left), vhd_page.c
+ * (BAT and sector bitmaps in memory), vhd_bat.c (checking the BAT, lookup),
+ * vhd_write.c (allocation, zeroing), vhd_commit.c (the order in which things
+ * become durable), vhd_batmap.c (XenServer's map of full blocks),
+ * vhd_create.c, vhd.c (the format).
+ *
+ * All integers of the file are big-endian; sizes are bytes.
+ */
+#ifndef VD_FORMAT_VHD_H
+#define VD_FORMAT_VHD_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "format/format.h"
+#include "format/vhd_footer.h"
+#include "format/vhd_header.h"
+
+/* ---- block allocation table ---- */
+
+#define VHD_UNUSED 0xFFFFFFFFu /* an entry without a block */
+
+#define VHD_DATA_ALIGNMENT 4096u /* of blocks in files of Windows 8 and on */
+
+/* ---- BAT and bitmaps in memory ---- */
+
+#define VHD_WORDS_PER_SECTOR (VHD_SECTOR_SIZE / 4)
+#define VHD_BAT_PAGE_SIZE 4096u
+#define VHD_BAT_PAGE_ENTRIES (VHD_BAT_PAGE_SIZE / 4)
+#define VHD_MAX_PAGE_SECTORS 128 /* the bitmap of a 256 MiB block */
+
+struct vd_vhd_page;
+typedef _Atomic(struct vd_vhd_page *) vd_vhd_page_slot;
+
+/* Which blocks of a dynamic disk somebody has found present since it was
+ * opened for writing, and may thus have written in place; and of which the
+ * bitmap is known to be full.  One bit a block. */
+struct vd_vhd_usage {
+    _Atomic uint32_t found[VHD_BAT_PAGE_ENTRIES / 32];
+    uint32_t full[VHD_BAT_PAGE_ENTRIES / 32]; /* mutator only */
+};
+
+/*
+ * 4 KiB of the BAT, or the whole sector bitmap of one block, as 32-bit words.
+ * Readers load words at any time; only the one mutator stores them.  A page
+ * once published stays until the image is closed.
+ */
+struct vd_vhd_page {
+    uint64_t file_offset;
+    uint32_t sectors; /* 512 bytes each */
+
+    /* Of a BAT page: the bitmaps of its blocks (differencing), or their use
+     * (dynamic and writable). */
+    vd_vhd_page_slot *bitmaps;
+    struct vd_vhd_usage *usage;
+
+    /* Mutator only. */
+    struct vd_vhd_page *next_dirty;
+    bool listed;   /* on the dirty list */
+    uint64_t born; /* bitmap: no BAT entry leads here before this commit */
+    uint64_t dirty[VHD_MAX_PAGE_SECTORS / 64]; /* sectors to be written */
+
+    _Atomic uint32_t words[];
+};
+
+/* ---- space ---- */
+
+struct vd_vhd_range {
+    uint64_t offset;
+    uint64_t length;
+};
+
+/* Footer's copy, header, BAT, eight locators, batmap and its header. */
+#define VHD_MAX_RANGES (3 + VHD_LOCATORS + 2)
+
+struct vd_vhd_free_block {
+    uint64_t place;  /* of its bitmap */
+    uint64_t commit; /* usable once this commit is done and reclaimed */
+    bool reclaimed;
+};
+
+struct vd_vhd_space {
+    struct vd_vhd_free_block *blocks;
+    size_t count, capacity;
+};
+
+/* ---- footers in the file ---- */
+
+struct vd_vhd_footers {
+    uint8_t raw[VHD_FOOTER_SIZE]; /* that counts, as it stands in the file */
+    struct vd_vhd_footer footer;
+    uint64_t file_size;
+    uint64_t tail_offset;
+    uint64_t tail_size; /* 512, 511, or 0: the one at the end is damaged */
+    bool head_good;     /* the copy is the same */
+};
+
+/* ---- the image ---- */
+
+struct vd_vhd_image {
+    struct vd_image image; /* first */
+    struct vd_vhd_footers footers;
+
+    /* Dynamic and differencing. */
+    struct vd_vhd_header header;
+    bool child;
+    uint32_t bitmap_size;
+    uint64_t blocks;                            /* that the disk needs */
+    struct vd_vhd_range ranges[VHD_MAX_RANGES]; /* no block may lie there */
+    size_t range_count;
+    uint64_t metadata_end; /* of all these and what they keep for growing */
+    bool has_batmap;
+    vd_vhd_page_slot *bat_pages;
+    _Atomic uint64_t data_end;     /* no block reaches further */
+    _Atomic uint64_t found_blocks; /* how many bits of vhd_usage.found */
+
+    /* The rest belongs to the mutator. */
+    bool begun;
+    bool failed;
+    bool aligned;            /* data of blocks start on VHD_DATA_ALIGNMENT */
+    uint64_t next_free;      /* everything in use ends before */
+    uint64_t reserve_blocks; /* by how many the footer last moved ahead */
+    uint64_t commits;
+    uint64_t found_blocks_seen;
+    struct vd_vhd_page *dirty;
+    struct vd_vhd_space space;
+};
+
+static inline struct vd_vhd_image *
+vd_vhd_of(struct vd_image *image)
+{
+    return (struct vd_vhd_image *)image;
+}
+
+static inline bool
+vd_vhd_is_fixed(const struct vd_vhd_image *vhd)
+{
+    return vhd->footers.footer.disk_type == VHD_TYPE_FIXED;
+}
+
+/* ---- vhd_recover.c ---- */
+
+/* Whether the file has a footer at its end or a copy at its head. */
+VD_MUST_CHECK
+vd_error vd_vhd_recognise(struct vd_file *file, bool *recognised);
+
+VD_MUST_CHECK
+vd_error vd_vhd_find_footers(struct vd_file *file, struct vd_vhd_footers *out);
+
+/* On a writable open, after everything else has been checked: the footer
+ * that is missing or differs is written again. */
+VD_MUST_CHECK
+vd_error vd_vhd_mend(struct vd_vhd_image *vhd);
+
+/* Before the first change: a whole footer, right behind the last block, and
+ * nothing after it. */
+VD_MUST_CHECK
+vd_error vd_vhd_settle(struct vd_vhd_image *vhd);
+
+/* After the last change: the footer comes back from ahead. */
+VD_MUST_CHECK
+vd_error vd_vhd_withdraw(struct vd_vhd_image *vhd);
+
+/* Where the footer belongs, and the next block's bitmap, if everything in use
+ * ends before `end`. */
+uint64_t vd_vhd_footer_place(const struct vd_vhd_image *vhd, uint64_t end);
+uint64_t vd_vhd_block_place(const struct vd_vhd_image *vhd, uint64_t end);
+
+/* ---- vhd_locator.c ---- */
+
+VD_MUST_CHECK
+vd_error vd_vhd_parent_paths(struct vd_image *image,
+                             struct vd_parent_paths *out);
+void vd_vhd_parent_paths_free(struct vd_parent_paths *paths);
+
+/* ---- vhd_page.c ---- */
+
+VD_MUST_CHECK
+vd_error vd_vhd_pages_create(struct vd_vhd_image *vhd);
+void vd_vhd_pages_free(struct vd_vhd_image *vhd);
+
+/* The page that holds the entry of a block, loaded and checked. */
+VD_MUST_CHECK
+vd_error vd_vhd_bat_page(struct vd_vhd_image *vhd, uint64_t block,
+                         struct vd_vhd_page **out);
+
+/* The bitmap of an allocated block of a differencing disk. */
+VD_MUST_CHECK
+vd_error vd_vhd_bitmap(struct vd_vhd_image *vhd, struct vd_vhd_page *bat_page,
+                       uint64_t block, struct vd_vhd_page **out);
+
+/* A bitmap of zeros for a block that is yet to be published. */
+VD_MUST_CHECK
+vd_error vd_vhd_bitmap_new(struct vd_vhd_image *vhd, uint64_t place,
+                           struct vd_vhd_page **out);
+void vd_vhd_page_free(struct vd_vhd_page *page);
+
+/* Mutator: stores a word and puts its page on the dirty list. */
+void vd_vhd_page_store(struct vd_vhd_image *vhd, struct vd_vhd_page *page,
+                       uint32_t word, uint32_t value);
+
+/* Mutator: writes sectors of a page to the file: all, or the dirty ones,
+ * which are then clean. */
+VD_MUST_CHECK
+vd_error vd_vhd_page_write(struct vd_vhd_image *vhd, struct vd_vhd_page *page);
+VD_MUST_CHECK
+vd_error vd_vhd_page_write_dirty(struct vd_vhd_image *vhd,
+                                 struct vd_vhd_page *page);
+
+/* ---- vhd_bat.c ---- */
+
+/* Notes a piece of the file that is no block's. */
+void vd_vhd_add_range(struct vd_vhd_image *vhd, uint64_t offset,
+                      uint64_t length);
+
+/* Notes where header, BAT and locators lie. */
+void vd_vhd_collect_ranges(struct vd_vhd_image *vhd);
+
+/* Whether an entry leads to a place where a block may be. */
+VD_MUST_CHECK
+vd_error vd_vhd_check_entry(const struct vd_vhd_image *vhd, uint64_t block,
+                            uint32_t entry);
+
+/* Reads the whole BAT from the file and checks its entries, also against
+ * each other; sets next_free and aligned. */
+VD_MUST_CHECK
+vd_error vd_vhd_scan(struct vd_vhd_image *vhd);
+
+/* What is checked at open: see there. */
+VD_MUST_CHECK
+vd_error vd_vhd_bat_check(struct vd_vhd_image *vhd);
+
+VD_MUST_CHECK
+vd_error vd_vhd_lookup(struct vd_image *image, uint64_t offset,
+                       uint64_t length, struct vd_extent *out);
+
+/* ---- vhd_batmap.c ---- */
+
+/* Finds the map of full blocks, if the maker of the file knows such. */
+VD_MUST_CHECK
+vd_error vd_vhd_batmap_find(struct vd_vhd_image *vhd);
+
+/* Whether the file may be changed while its batmap stays as it is. */
+VD_MUST_CHECK
+vd_error vd_vhd_batmap_check(struct vd_vhd_image *vhd);
+
+/* ---- vhd_write.c ---- */
+
+VD_MUST_CHECK
+vd_error vd_vhd_write(struct vd_image *image, const void *buffer,
+                      size_t length, uint64_t offset);
+VD_MUST_CHECK
+vd_error vd_vhd_zero(struct vd_image *image, uint64_t offset, uint64_t length,
+                     bool may_free);
+void vd_vhd_reclaim(struct vd_image *image);
+
+/* ---- vhd_commit.c ---- */
+
+VD_MUST_CHECK
+vd_error vd_vhd_begin(struct vd_image *image);
+
+/* Moves the footer ahead, so that a block at `place` fits before it. */
+VD_MUST_CHECK
+vd_error vd_vhd_reserve(struct vd_vhd_image *vhd, uint64_t place);
+
+VD_MUST_CHECK
+vd_error vd_vhd_commit(struct vd_image *image);
+VD_MUST_CHECK
+vd_error vd_vhd_end(struct vd_vhd_image *vhd);
+
+#endif
