@@ -2,7 +2,8 @@
  * The disk layer without the API: makes images, and reads and changes disks
  * as commands on standard input ask for it (tests/lib/images.py).
  *
- *   create KIND SIZE BLOCK SECTOR PATH   KIND: vhdx-fixed, vhdx-dynamic
+ *   create KIND SIZE BLOCK SECTOR PATH   KIND: vhd-fixed, vhd-dynamic,
+ *                                        vhdx-fixed, vhdx-dynamic
  *   create-child BLOCK PARENT PATH       PARENT: its name, beside PATH
  *   open MODE PATH          look: as an opened handle sees it, without a
  *                           lock; read, write: as an attachment uses it
@@ -27,12 +28,17 @@
 #include "base/posix_file.h"
 #include "disk/disk.h"
 #include "format/format.h"
+#include "format/vhd_create.h"
 #include "format/vhdx.h"
 #include "format/vhdx_create.h"
 
 #define LINE_MAX_LENGTH 8192
 #define TRANSFER_MAX ((size_t)64 << 20)
 #define PATH_UNITS 512
+
+/* As Windows 10; QEMU takes the size in the footer for the disk's. */
+#define VHD_CREATOR {'w', 'i', 'n', ' '}
+#define VHD_CREATOR_VERSION 0x000A0000
 
 struct tool {
     struct vd_disk *disk;
@@ -80,21 +86,27 @@ random_guid(struct vd_guid *guid)
 }
 
 static vd_error
-create_file(const char *path, const struct vhdx_create_request *wanted)
+new_file(const char *path, struct vd_posix_file **out)
 {
-    struct vhdx_create_request request = *wanted;
-    struct vd_posix_file *file = NULL;
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0) {
         return ERROR_FILE_EXISTS;
     }
     close(fd);
+    return vd_posix_file_open(AT_FDCWD, path, true, out);
+}
+
+static vd_error
+create_vhdx(const char *path, const struct vhdx_create_request *wanted)
+{
+    struct vhdx_create_request request = *wanted;
+    struct vd_posix_file *file = NULL;
     vd_error error = random_guid(&request.file_write_guid);
     if (error == ERROR_SUCCESS) {
         error = random_guid(&request.data_write_guid);
     }
     if (error == ERROR_SUCCESS) {
-        error = vd_posix_file_open(AT_FDCWD, path, true, &file);
+        error = new_file(path, &file);
     }
     if (error == ERROR_SUCCESS) {
         error = vd_vhdx_create(&file->file, &request);
@@ -104,22 +116,46 @@ create_file(const char *path, const struct vhdx_create_request *wanted)
 }
 
 static vd_error
+create_vhd(const char *path, const struct vd_vhd_create_request *wanted)
+{
+    struct vd_vhd_create_request request = *wanted;
+    struct vd_posix_file *file = NULL;
+    vd_error error = random_guid(&request.unique_id);
+    if (error == ERROR_SUCCESS) {
+        error = new_file(path, &file);
+    }
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhd_create(&file->file, &request);
+    }
+    vd_posix_file_close(file);
+    return error;
+}
+
+static vd_error
 create(const char *kind, uint64_t size, uint32_t block, uint32_t sector,
        const char *path)
 {
-    struct vhdx_create_request request = {
-        .size_bytes = size,
-        .block_size = block,
-        .logical_sector_size = sector,
-        .physical_sector_size = 4096,
-        .fixed = strcmp(kind, "vhdx-fixed") == 0,
-        .creator = u"virtdisk",
-    };
-    if (!request.fixed && strcmp(kind, "vhdx-dynamic") != 0) {
-        return ERROR_INVALID_PARAMETER;
+    bool fixed = strstr(kind, "-fixed") != NULL;
+    if (strncmp(kind, "vhdx-", 5) == 0) {
+        struct vhdx_create_request request = {
+            .size_bytes = size,
+            .block_size = block,
+            .logical_sector_size = sector,
+            .physical_sector_size = 4096,
+            .fixed = fixed,
+            .creator = u"virtdisk",
+        };
+        vd_error error = random_guid(&request.virtual_disk_id);
+        return error != ERROR_SUCCESS ? error : create_vhdx(path, &request);
     }
-    vd_error error = random_guid(&request.virtual_disk_id);
-    return error != ERROR_SUCCESS ? error : create_file(path, &request);
+    struct vd_vhd_create_request request = {
+        .type = fixed ? VHD_TYPE_FIXED : VHD_TYPE_DYNAMIC,
+        .size_bytes = size,
+        .block_size = fixed ? 0 : block,
+        .creator_application = VHD_CREATOR,
+        .creator_version = VHD_CREATOR_VERSION,
+    };
+    return create_vhd(path, &request);
 }
 
 /* ".\NAME", of an ASCII name. */
@@ -139,8 +175,8 @@ relative_path(const char *name, char16_t text[PATH_UNITS])
 }
 
 static vd_error
-create_child_of(const struct vd_disk *parent, uint32_t block,
-                const char16_t *name, const char *path)
+create_vhdx_child(const struct vd_disk *parent, uint32_t block,
+                  const char16_t *name, const char *path)
 {
     const struct vd_image_info *info = vd_disk_info(parent);
     struct vhdx_create_request request = {
@@ -163,7 +199,23 @@ create_child_of(const struct vd_disk *parent, uint32_t block,
     }
     vd_posix_file_close(file);
     request.parent_linkage = header.data_write_guid;
-    return error != ERROR_SUCCESS ? error : create_file(path, &request);
+    return error != ERROR_SUCCESS ? error : create_vhdx(path, &request);
+}
+
+static vd_error
+create_vhd_child(const struct vd_disk *parent, uint32_t block,
+                 const char16_t *name, const char *path)
+{
+    struct vd_vhd_create_request request = {
+        .type = VHD_TYPE_DIFFERENCING,
+        .size_bytes = vd_disk_size_bytes(parent),
+        .block_size = block,
+        .creator_application = VHD_CREATOR,
+        .creator_version = VHD_CREATOR_VERSION,
+        .parent_id = vd_disk_info(parent)->identifier,
+        .relative_path = name,
+    };
+    return create_vhd(path, &request);
 }
 
 static vd_error
@@ -181,7 +233,9 @@ create_child(uint32_t block, const char *name, const char *path)
              path, name);
     vd_error error = vd_disk_open(parent_path, &options, &parent);
     if (error == ERROR_SUCCESS) {
-        error = create_child_of(parent, block, relative, path);
+        error = vd_disk_format(parent) == &vd_vhd_format
+                    ? create_vhd_child(parent, block, relative, path)
+                    : create_vhdx_child(parent, block, relative, path);
         vd_disk_close(parent);
     }
     return error;
