@@ -20,11 +20,12 @@ ENGINE = {
     " vhdx_header vhdx_journal vhdx_locator vhdx_log vhdx_metadata vhdx_page"
     " vhdx_region vhdx_write",
     "disk": "disk disk_io host image_lock layer parent parent_path partition_gpt"
-    " partition_mbr partition_table",
-    "attach": "attach attached detach held loop node partitions record registry"
+    " partition_mbr partition_table"
+    " scsi scsi_blocks scsi_disk scsi_pages survey",
+    "attach": "attach attached detach held live loop node partitions record registry"
     " surface_handle surface_loop surfaces text udev watch",
-    "api": "attach detach event handles info last_error open operation overlapped"
-    " paths sddl security security_access sid virtual_disk",
+    "api": "attach detach event handles info last_error look multi_sz open operation"
+    " overlapped parent paths raw_scsi sddl security security_access sid virtual_disk",
 }
 # Free-threaded builds have no stable ABI yet.
 STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")

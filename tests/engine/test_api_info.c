@@ -200,7 +200,7 @@ test_file_shrinks(const char *path)
     CHECK_EQ(VHD_BYTES, info.Size.VirtualSize);
     CHECK_EQ(100, info.Size.PhysicalSize);
     CHECK_EQ(
-        ERROR_IO_DEVICE,
+        ERROR_VHD_DRIVE_FOOTER_MISSING,
         get(vhd, GET_VIRTUAL_DISK_INFO_SMALLEST_SAFE_VIRTUAL_SIZE, &info));
     close_handle(vhd);
 }

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "api/look.h"
 #include "api/operation.h"
 #include "api/refuse.h"
 #include "api/security.h"
@@ -247,7 +248,7 @@ plan(const struct vd_virtual_disk *virtual_disk,
                 .permanent =
                     has(flags, ATTACH_VIRTUAL_DISK_FLAG_PERMANENT_LIFETIME),
                 .partition_nodes = wants_volumes(flags),
-                .cached_io = virtual_disk->cached_io,
+                .cached_io = virtual_disk->options.cached_io,
             },
         .single_partition =
             has(flags, ATTACH_VIRTUAL_DISK_FLAG_SINGLE_PARTITION),
@@ -283,16 +284,23 @@ find_single_partition(const struct vd_partition_table *table,
     return ERROR_SUCCESS;
 }
 
+/* As the disk is now: it may have been partitioned since it was opened. */
 static vd_error
-choose_single_partition(struct vd_disk *disk,
+choose_single_partition(const struct vd_disk *disk,
                         struct vd_attach_request *request)
 {
+    struct vd_disk *now;
     VD_AUTO_FREE struct vd_partition_table *table = malloc(sizeof(*table));
     if (table == NULL) {
         return vd_refuse(ERROR_NOT_ENOUGH_MEMORY,
                          "no memory for a partition table");
     }
-    vd_error error = vd_partition_table_read(disk, table);
+    vd_error error = vd_look_again(disk, false, &now);
+    if (error) {
+        return error;
+    }
+    error = vd_partition_table_read(now, table);
+    vd_disk_close(now);
     return error ? error : find_single_partition(table, request);
 }
 
@@ -327,17 +335,29 @@ attach(struct vd_virtual_disk *virtual_disk, const struct attach_work *work)
 }
 
 static vd_error
-run(struct vd_virtual_disk *virtual_disk, const void *arguments,
-    struct vd_operation *operation)
+attach_unless_cancelled(struct vd_virtual_disk *virtual_disk,
+                        const struct attach_work *work,
+                        struct vd_operation *operation)
 {
     VD_SCOPED_LOCK(&virtual_disk->lock);
     if (vd_operation_cancelled(operation)) {
         return vd_refuse(ERROR_OPERATION_ABORTED, "cancelled");
     }
-    vd_error error = attach(virtual_disk, arguments);
+    vd_error error = attach(virtual_disk, work);
     if (!error && vd_operation_cancelled(operation)) {
         return undo(virtual_disk);
     }
+    return error;
+}
+
+static vd_error
+run(struct vd_virtual_disk *virtual_disk, const void *arguments,
+    struct vd_operation *operation)
+{
+    pthread_rwlock_rdlock(&virtual_disk->disk_lock);
+    vd_error error =
+        attach_unless_cancelled(virtual_disk, arguments, operation);
+    pthread_rwlock_unlock(&virtual_disk->disk_lock);
     return error;
 }
 
@@ -358,18 +378,32 @@ start(struct vd_virtual_disk *virtual_disk, const struct attach_work *work,
 }
 
 static vd_error
+check_and_plan(const struct vd_virtual_disk *virtual_disk,
+               const struct attach_arguments *arguments,
+               const void *security_descriptor, struct attach_work *out)
+{
+    vd_error error = check_disk(virtual_disk, arguments->flags);
+    if (!error) {
+        error = check_rights(virtual_disk, arguments->flags);
+    }
+    if (!error && !vd_disk_complete(virtual_disk->disk)) {
+        error = vd_refuse(ERROR_VHD_PARENT_VHD_NOT_FOUND,
+                          "opened without its parents");
+    }
+    return error ? error
+                 : plan(virtual_disk, arguments, security_descriptor, out);
+}
+
+static vd_error
 check_and_start(struct vd_virtual_disk *virtual_disk,
                 const struct attach_arguments *arguments,
                 const void *security_descriptor, OVERLAPPED *overlapped)
 {
     struct attach_work work;
-    vd_error error = check_disk(virtual_disk, arguments->flags);
-    if (!error) {
-        error = check_rights(virtual_disk, arguments->flags);
-    }
-    if (!error) {
-        error = plan(virtual_disk, arguments, security_descriptor, &work);
-    }
+    pthread_rwlock_rdlock(&virtual_disk->disk_lock);
+    vd_error error =
+        check_and_plan(virtual_disk, arguments, security_descriptor, &work);
+    pthread_rwlock_unlock(&virtual_disk->disk_lock);
     return error ? error : start(virtual_disk, &work, overlapped);
 }
 

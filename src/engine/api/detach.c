@@ -19,7 +19,7 @@ detach(struct vd_virtual_disk *virtual_disk)
     struct vd_attachment *attachment =
         vd_virtual_disk_attachment(virtual_disk);
     if (attachment == NULL) {
-        return vd_attached_detach(vd_disk_file_id(virtual_disk->disk));
+        return vd_attached_detach(virtual_disk->file_id);
     }
     vd_error error = vd_attachment_detach(attachment);
     /* NOT_READY: somebody else was faster, and the hold is void. */

@@ -2,14 +2,16 @@
  * OpenVirtualDisk (virtdisk.h): argument checks, versions, flags, access
  * masks; the file itself is opened by disk/.
  *
- * A differencing chain cannot be opened yet, so the flags about parents are
- * checked, and there is nothing they could change.
+ * The handle is to a look at the image: nothing is written and no lock is
+ * taken before it is attached.  PARENT_CACHED_IO, NO_WRITE_HARDENING and the
+ * SUPPORT flags are accepted and change nothing on Linux.
  */
 #include <virtdisk.h>
 
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "api/look.h"
 #include "api/refuse.h"
 #include "api/virtual_disk.h"
 #include "base/cleanup.h"
@@ -56,6 +58,12 @@ static bool
 has(const struct open_request *request, uint32_t access)
 {
     return (request->mask & access) != 0;
+}
+
+static bool
+has_flag(const struct open_request *request, uint32_t flags)
+{
+    return (request->flags & flags) != 0;
 }
 
 static void
@@ -274,10 +282,14 @@ static vd_error
 make_handle(struct vd_disk *disk, const struct open_request *request,
             HANDLE *out)
 {
-    bool cached_io = (request->flags & OPEN_VIRTUAL_DISK_FLAG_CACHED_IO) != 0;
+    struct vd_open_options options = {
+        .cached_io = has_flag(request, OPEN_VIRTUAL_DISK_FLAG_CACHED_IO),
+        .custom_chain =
+            has_flag(request, OPEN_VIRTUAL_DISK_FLAG_CUSTOM_DIFF_CHAIN),
+    };
     vd_error error = check_disk(disk, request);
     return error ? error
-                 : vd_virtual_disk_create(disk, rights_of(request), cached_io,
+                 : vd_virtual_disk_create(disk, rights_of(request), options,
                                           out);
 }
 
@@ -292,9 +304,14 @@ open_path(PCWSTR path, const struct open_request *request, HANDLE *out)
     struct vd_disk_options options = {
         .device_id = request->device_id,
         .writable = request->writable,
+        .no_parents =
+            has_flag(request, OPEN_VIRTUAL_DISK_FLAG_NO_PARENTS |
+                                  OPEN_VIRTUAL_DISK_FLAG_CUSTOM_DIFF_CHAIN),
+        .no_relative = has_flag(
+            request, OPEN_VIRTUAL_DISK_FLAG_IGNORE_RELATIVE_PARENT_LOCATOR),
     };
     struct vd_disk *disk;
-    error = vd_disk_open(bytes, &options, &disk);
+    error = vd_look_open(bytes, &options, &disk);
     if (error) {
         return error;
     }

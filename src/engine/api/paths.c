@@ -11,37 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/multi_sz.h"
 #include "api/refuse.h"
 #include "api/virtual_disk.h"
 #include "base/cleanup.h"
-#include "base/utf16.h"
-
-/* UTF-16 text that grows; its units are the caller's to free. */
-struct text {
-    char16_t *units;
-    size_t count;
-};
-
-/* Appends a string and its NUL. */
-static vd_error
-append(struct text *text, const char *bytes)
-{
-    VD_AUTO_FREE char16_t *string = NULL;
-    size_t length;
-    vd_error error = vd_utf16_from_bytes(bytes, &string, &length);
-    if (error) {
-        return error;
-    }
-    size_t count = text->count + length + 1;
-    char16_t *units = realloc(text->units, count * sizeof(*units));
-    if (units == NULL) {
-        return vd_refuse(ERROR_NOT_ENOUGH_MEMORY, "no memory for paths");
-    }
-    memcpy(units + text->count, string, (length + 1) * sizeof(*units));
-    text->units = units;
-    text->count = count;
-    return ERROR_SUCCESS;
-}
 
 static vd_error
 check_buffer(const ULONG *size, const WCHAR *buffer)
@@ -54,7 +27,7 @@ check_buffer(const ULONG *size, const WCHAR *buffer)
 
 /* On success too *size is what the text takes. */
 static vd_error
-give(const struct text *text, ULONG *size, WCHAR *buffer)
+give(const struct vd_multi_sz *text, ULONG *size, WCHAR *buffer)
 {
     size_t needed = text->count * sizeof(*text->units);
     if (needed > UINT32_MAX) {
@@ -101,8 +74,8 @@ give_physical_path(struct vd_virtual_disk *virtual_disk, ULONG *size,
     if (error) {
         return error;
     }
-    struct text text = {0};
-    error = append(&text, device);
+    struct vd_multi_sz text = {0};
+    error = vd_multi_sz_append(&text, device);
     if (!error) {
         error = give(&text, size, buffer);
     }
@@ -130,19 +103,20 @@ GetVirtualDiskPhysicalPath(HANDLE VirtualDiskHandle,
 }
 
 static vd_error
-append_images(struct text *text, const struct vd_attached *list, size_t count)
+append_images(struct vd_multi_sz *text, const struct vd_attached *list,
+              size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        vd_error error = append(text, list[i].image_path);
+        vd_error error = vd_multi_sz_append(text, list[i].image_path);
         if (error) {
             return error;
         }
     }
-    return append(text, "");
+    return vd_multi_sz_append(text, "");
 }
 
 static vd_error
-collect_images(struct text *text)
+collect_images(struct vd_multi_sz *text)
 {
     VD_AUTO_FREE struct vd_attached *list = NULL;
     size_t count;
@@ -168,7 +142,7 @@ GetAllAttachedVirtualDiskPhysicalPaths(PULONG PathsBufferSizeInBytes,
     if (error) {
         return error;
     }
-    struct text text = {0};
+    struct vd_multi_sz text = {0};
     error = collect_images(&text);
     if (!error) {
         error = give(&text, PathsBufferSizeInBytes, PathsBuffer);

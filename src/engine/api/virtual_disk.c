@@ -6,7 +6,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "api/operation.h"
 #include "api/refuse.h"
@@ -21,6 +20,7 @@ destroy(struct vd_object *object)
     vd_operation_release(virtual_disk->operation);
     pthread_mutex_destroy(&virtual_disk->operation_lock);
     pthread_mutex_destroy(&virtual_disk->lock);
+    pthread_rwlock_destroy(&virtual_disk->disk_lock);
     free(virtual_disk);
 }
 
@@ -28,7 +28,7 @@ destroy(struct vd_object *object)
 static void
 abandon(const struct vd_object *object)
 {
-    close(vd_disk_fd(((const struct vd_virtual_disk *)object)->disk));
+    vd_disk_abandon(((const struct vd_virtual_disk *)object)->disk);
 }
 
 static const struct vd_object_type virtual_disk_type = {
@@ -38,7 +38,7 @@ static const struct vd_object_type virtual_disk_type = {
 
 vd_error
 vd_virtual_disk_create(struct vd_disk *disk, struct vd_rights rights,
-                       bool cached_io, HANDLE *out)
+                       struct vd_open_options options, HANDLE *out)
 {
     VD_AUTO_FREE struct vd_virtual_disk *virtual_disk =
         calloc(1, sizeof(*virtual_disk));
@@ -47,8 +47,10 @@ vd_virtual_disk_create(struct vd_disk *disk, struct vd_rights rights,
     }
     virtual_disk->disk = disk;
     virtual_disk->rights = rights;
-    virtual_disk->cached_io = cached_io;
-    /* With default attributes these two cannot fail on Linux. */
+    virtual_disk->file_id = vd_disk_file_id(disk);
+    virtual_disk->options = options;
+    /* With default attributes these cannot fail on Linux. */
+    pthread_rwlock_init(&virtual_disk->disk_lock, NULL);
     pthread_mutex_init(&virtual_disk->lock, NULL);
     pthread_mutex_init(&virtual_disk->operation_lock, NULL);
     vd_error error =
@@ -100,6 +102,29 @@ vd_virtual_disk_attachment(struct vd_virtual_disk *virtual_disk)
     return virtual_disk->attachment;
 }
 
+vd_error
+vd_virtual_disk_enter(struct vd_virtual_disk *virtual_disk,
+                      struct vd_live **out)
+{
+    VD_SCOPED_LOCK(&virtual_disk->lock);
+    struct vd_attachment *attachment =
+        vd_virtual_disk_attachment(virtual_disk);
+    if (attachment == NULL) {
+        return vd_refuse(ERROR_NOT_READY, "not attached through this handle");
+    }
+    struct vd_live *live = vd_attachment_live(attachment);
+    if (live == NULL) {
+        return vd_refuse(ERROR_NOT_SUPPORTED,
+                         "attached as %s: use that, or attach NO_LOCAL_HOST",
+                         vd_attachment_device(attachment));
+    }
+    vd_error error = vd_live_enter(live);
+    if (!error) {
+        *out = live;
+    }
+    return error;
+}
+
 static vd_error
 copy_device(const char *device, char **out)
 {
@@ -119,8 +144,7 @@ locate_elsewhere(const struct vd_virtual_disk *virtual_disk,
                  bool *attached_out, char **device_out)
 {
     struct vd_attached attached;
-    vd_error error =
-        vd_attached_find(vd_disk_file_id(virtual_disk->disk), &attached);
+    vd_error error = vd_attached_find(virtual_disk->file_id, &attached);
     if (error == ERROR_NOT_FOUND) {
         *attached_out = false;
         *device_out = NULL;

@@ -2,9 +2,10 @@
  * What a handle from OpenVirtualDisk stands for: an opened disk, the rights
  * the handle was opened with, and the attachment made through it.
  *
- * Lock order: lock, operation_lock, the lock of an operation, that of the
- * handle table.  lock is held while the disk is attached or detached, so
- * whatever takes it waits for these; operation_lock never for long.
+ * Lock order: disk_lock, lock, operation_lock, the lock of an operation, that
+ * of the handle table.  lock is held while the disk is attached or detached,
+ * so whatever takes it waits for these; operation_lock never for long.
+ * disk_lock is held for writing only to add a parent.
  */
 #ifndef VD_API_VIRTUAL_DISK_H
 #define VD_API_VIRTUAL_DISK_H
@@ -28,11 +29,20 @@ struct vd_rights {
     bool attach_writable;
 };
 
+/* What the flags of OpenVirtualDisk ask for. */
+struct vd_open_options {
+    bool cached_io;    /* CACHED_IO */
+    bool custom_chain; /* CUSTOM_DIFF_CHAIN: AddVirtualDiskParent may come */
+};
+
 struct vd_virtual_disk {
     struct vd_object object; /* first: it is a vd_object */
-    struct vd_disk *disk;    /* owned; never changes */
+    struct vd_disk *disk;    /* owned; guarded by disk_lock */
+    struct vd_file_id file_id;
     struct vd_rights rights;
-    bool cached_io; /* of OPEN_VIRTUAL_DISK_FLAG_CACHED_IO */
+    struct vd_open_options options;
+
+    pthread_rwlock_t disk_lock;
 
     pthread_mutex_t lock;
     struct vd_attachment *attachment; /* guarded by lock; NULL: none */
@@ -46,7 +56,7 @@ struct vd_virtual_disk {
  * only.  Errors: those of vd_handle_create. */
 VD_MUST_CHECK
 vd_error vd_virtual_disk_create(struct vd_disk *disk, struct vd_rights rights,
-                                bool cached_io, HANDLE *out);
+                                struct vd_open_options options, HANDLE *out);
 
 /* ERROR_INVALID_HANDLE for none, ERROR_INVALID_PARAMETER for a handle to
  * something else. */
@@ -58,6 +68,16 @@ void vd_virtual_disk_release(struct vd_virtual_disk *virtual_disk);
  * one that somebody else has ended is let go.  Call with lock held. */
 struct vd_attachment *
 vd_virtual_disk_attachment(struct vd_virtual_disk *virtual_disk);
+
+/*
+ * The disk of the attachment without a device that was made through this
+ * handle, to execute commands on; leave it with vd_live_leave.
+ * ERROR_NOT_READY if there is no attachment, ERROR_NOT_SUPPORTED if it has a
+ * device.
+ */
+VD_MUST_CHECK
+vd_error vd_virtual_disk_enter(struct vd_virtual_disk *virtual_disk,
+                               struct vd_live **out);
 
 /* Ends this process's hold on the attachment.  Call with lock held. */
 void vd_virtual_disk_drop_attachment(struct vd_virtual_disk *virtual_disk);

@@ -80,6 +80,7 @@ free_attachment(struct vd_attachment *attachment)
 {
     free(attachment->registry);
     free(attachment->device);
+    vd_live_free(attachment->live);
     vd_record_clear(&attachment->record);
     free(attachment);
 }
@@ -321,6 +322,18 @@ build_with_device(const struct building *building)
 }
 
 static vd_error
+build_without_device(const struct building *building)
+{
+    struct vd_attachment *attachment = building->attachment;
+    vd_error error = vd_live_open(building->disk, building->request,
+                                  attachment->image_fd, &attachment->live);
+    if (error == ERROR_SUCCESS) {
+        error = publish(building);
+    }
+    return error == ERROR_SUCCESS ? vd_held_add(attachment) : error;
+}
+
+static vd_error
 build(struct building *building)
 {
     vd_error error = check_not_attached(building);
@@ -333,14 +346,9 @@ build(struct building *building)
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    if (vd_record_has_device(&building->attachment->record)) {
-        return build_with_device(building);
-    }
-    error = publish(building);
-    if (error == ERROR_SUCCESS) {
-        error = vd_held_add(building->attachment);
-    }
-    return error;
+    return vd_record_has_device(&building->attachment->record)
+               ? build_with_device(building)
+               : build_without_device(building);
 }
 
 /* Undoes whatever was done; the device goes when its claim is closed. */
@@ -411,6 +419,12 @@ const char *
 vd_attachment_device(const struct vd_attachment *attachment)
 {
     return attachment->device;
+}
+
+struct vd_live *
+vd_attachment_live(const struct vd_attachment *attachment)
+{
+    return attachment->live;
 }
 
 bool

@@ -40,6 +40,8 @@ struct vd_attach_request {
 };
 
 struct vd_attachment;
+struct vd_live;
+struct vd_scsi_unit;
 
 /*
  * Locks the image and makes the disk visible.  The disk must stay open until
@@ -54,6 +56,16 @@ vd_error vd_attach(struct vd_disk *disk,
 
 /* The device node ("/dev/loop3"); NULL if there is none. */
 const char *vd_attachment_device(const struct vd_attachment *attachment);
+
+/* The disk of an attachment without a device; NULL if there is a device. */
+struct vd_live *vd_attachment_live(const struct vd_attachment *attachment);
+
+/* To execute commands on its unit, by any number of threads.  The attachment
+ * does not end before everybody has left; ERROR_NOT_READY if it has ended. */
+VD_MUST_CHECK
+vd_error vd_live_enter(struct vd_live *live);
+void vd_live_leave(struct vd_live *live);
+const struct vd_scsi_unit *vd_live_unit(const struct vd_live *live);
 
 /* Flushes and removes the device; ERROR_BUSY if it is mounted or claimed, or
  * still open elsewhere after five seconds, and then nothing has changed.

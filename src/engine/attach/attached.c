@@ -326,10 +326,22 @@ detach_recorded(struct vd_attachment *attachment)
     return error;
 }
 
+/* As a device is flushed before it goes: what cannot be brought to the image
+ * is told, and the disk stays. */
+static vd_error
+flush_live(const struct vd_attachment *attachment)
+{
+    return attachment->live != NULL ? vd_live_flush(attachment->live)
+                                    : ERROR_SUCCESS;
+}
+
 vd_error
 vd_attachment_detach(struct vd_attachment *attachment)
 {
-    vd_error error = vd_held_enter();
+    vd_error error = flush_live(attachment);
+    if (error == ERROR_SUCCESS) {
+        error = vd_held_enter();
+    }
     if (error == ERROR_SUCCESS) {
         error = attachment->registry == NULL ? detach_unrecorded(attachment)
                                              : detach_recorded(attachment);

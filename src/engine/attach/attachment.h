@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 
+#include "attach/live.h"
 #include "attach/record.h"
 
 struct vd_attachment {
@@ -14,10 +15,11 @@ struct vd_attachment {
     struct vd_record record;
 
     /* Guarded by the lock of held.c once vd_held_add has taken it in. */
-    int device_fd; /* keeps the device; -1: not ours to keep */
-    int image_fd;  /* keeps the image's locks, if no device does */
-    int record_fd; /* keeps the lock that says the attacher lives */
-    bool let_go;   /* somebody has detached it, or this is a forked child */
+    int device_fd;        /* keeps the device; -1: not ours to keep */
+    int image_fd;         /* keeps the image's locks, if no device does */
+    struct vd_live *live; /* the disk, if no device shows it */
+    int record_fd;        /* keeps the lock that says the attacher lives */
+    bool let_go; /* somebody has detached it, or this is a forked child */
     struct vd_attachment *next;
 };
 

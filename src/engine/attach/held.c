@@ -26,7 +26,8 @@
 static struct {
     pthread_once_t once;
     int atfork_error;       /* of the registration with pthread_atfork */
-    pthread_mutex_t lock;   /* guards what follows; a leaf */
+    pthread_mutex_t lock;   /* guards what follows; below it only
+                               that of a live disk */
     pthread_cond_t changed; /* of the next two */
     unsigned inside;        /* between vd_held_enter and vd_held_leave */
     unsigned forks;         /* waiting for inside to be 0; they go first */
@@ -112,6 +113,7 @@ after_fork_in_child(void)
     struct vd_attachment *attachment = held.first;
     while (attachment != NULL) {
         struct vd_attachment *next = attachment->next;
+        vd_live_abandon(attachment->live);
         close_all(attachment);
         attachment->let_go = true;
         attachment->next = NULL;
@@ -167,6 +169,7 @@ let_go(struct vd_attachment *attachment)
 {
     vd_trace(VD_TRACE_ATTACH, "letting go of %s", attachment->record.name);
     attachment->let_go = true;
+    vd_live_end(attachment->live);
     close_one(&attachment->device_fd);
     close_one(&attachment->image_fd);
     /* The file stays open: it is how the record is known again. */
@@ -309,6 +312,7 @@ remove_locked(struct vd_attachment *attachment)
         *link = attachment->next;
         attachment->next = NULL;
     }
+    vd_live_end(attachment->live);
     close_all(attachment);
     return unneeded_watch();
 }

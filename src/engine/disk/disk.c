@@ -171,6 +171,14 @@ vd_disk_close(struct vd_disk *disk)
     }
 }
 
+void
+vd_disk_abandon(const struct vd_disk *disk)
+{
+    for (size_t i = 0; i < disk->layer_count; i++) {
+        close(disk->layers[i].file->fd);
+    }
+}
+
 /* ---- opening by files ---- */
 
 void

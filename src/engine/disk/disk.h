@@ -72,6 +72,10 @@ vd_error vd_disk_finish(struct vd_disk *disk);
 /* The same where nothing can be lost; accepts NULL. */
 void vd_disk_close(struct vd_disk *disk);
 
+/* In a forked child: closes the descriptors and does nothing else, for the
+ * disk is its parent's, whose threads may have been anywhere inside. */
+void vd_disk_abandon(const struct vd_disk *disk);
+
 /* ---- the files of a disk, to be opened once more ---- */
 
 struct vd_disk_files {
@@ -152,6 +156,19 @@ vd_error vd_disk_host(const struct vd_disk *disk, struct vd_host_disk *out);
 VD_MUST_CHECK
 vd_error vd_disk_contiguous(struct vd_disk *disk, bool *contiguous,
                             uint64_t *file_offset_out);
+
+struct vd_disk_layout {
+    uint64_t blocks;    /* of the image that are in its file; a run counts
+                           as one in a format without blocks */
+    uint64_t displaced; /* of them, not behind the one before */
+    bool aligned_4k;    /* all at places that 4 KiB divide */
+};
+
+/* How the image (not its parents) lies in its file; of one with more than
+ * 262,144 blocks, how those at its start do. */
+VD_MUST_CHECK
+vd_error vd_disk_survey(const struct vd_disk *disk,
+                        struct vd_disk_layout *out);
 
 /* ---- using it: any number of threads at once ---- */
 

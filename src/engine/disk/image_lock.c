@@ -38,10 +38,18 @@ enum {
 struct lock_needs {
     unsigned held;
     unsigned unshared;
+    bool attachment; /* is one, of which there is one at a time */
 };
 
 /* While we read, nobody may change what is read. */
 static const struct lock_needs read_needs = {
+    .held = PERMISSION_CONSISTENT_READ,
+    .unshared = PERMISSION_WRITE | PERMISSION_RESIZE,
+    .attachment = true,
+};
+
+/* The same for a parent, which any number of children may read. */
+static const struct lock_needs parent_needs = {
     .held = PERMISSION_CONSISTENT_READ,
     .unshared = PERMISSION_WRITE | PERMISSION_RESIZE,
 };
@@ -51,12 +59,21 @@ static const struct lock_needs read_needs = {
 static const struct lock_needs write_needs = {
     .held = PERMISSION_CONSISTENT_READ | PERMISSION_WRITE | PERMISSION_RESIZE,
     .unshared = PERMISSION_WRITE | PERMISSION_RESIZE,
+    .attachment = true,
 };
 
 static const struct lock_needs *
 needs_of_mode(enum vd_lock_mode mode)
 {
-    return mode == VD_LOCK_WRITE ? &write_needs : &read_needs;
+    switch (mode) {
+    case VD_LOCK_WRITE:
+        return &write_needs;
+    case VD_LOCK_PARENT:
+        return &parent_needs;
+    case VD_LOCK_READ:
+        break;
+    }
+    return &read_needs;
 }
 
 static struct flock
@@ -142,7 +159,7 @@ place_all(int fd, const struct lock_needs *needs)
         error = for_each_permission(fd, needs->unshared, LOCK_UNSHARED,
                                     place_byte);
     }
-    if (error == ERROR_SUCCESS) {
+    if (error == ERROR_SUCCESS && needs->attachment) {
         error = place_byte(fd, LOCK_ATTACHMENT);
     }
     return error;
@@ -152,7 +169,10 @@ place_all(int fd, const struct lock_needs *needs)
 static vd_error
 test_all(int fd, const struct lock_needs *needs)
 {
-    vd_error error = test_byte(fd, LOCK_ATTACHMENT);
+    vd_error error = ERROR_SUCCESS;
+    if (needs->attachment) {
+        error = test_byte(fd, LOCK_ATTACHMENT);
+    }
     if (error == ERROR_SUCCESS) {
         error = for_each_permission(fd, needs->held, LOCK_UNSHARED, test_byte);
     }

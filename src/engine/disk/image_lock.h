@@ -14,9 +14,11 @@
 #include "base/error.h"
 
 enum vd_lock_mode {
-    VD_LOCK_READ,  /* attach read-only: others may read */
-    VD_LOCK_WRITE, /* attach read-write: only those who read without minding
-                      changes, as beside a running virtual machine */
+    VD_LOCK_READ,   /* attach read-only: others may read */
+    VD_LOCK_WRITE,  /* attach read-write: only those who read without minding
+                       changes, as beside a running virtual machine */
+    VD_LOCK_PARENT, /* the image stands below another: others may read it,
+                       attach it read-only and have it as a parent too */
 };
 
 /* Takes the locks of an attachment on fd.  ERROR_SHARING_VIOLATION, with

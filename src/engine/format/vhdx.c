@@ -63,6 +63,8 @@ fill_info(struct vhdx_image *vhdx)
     info->sector_size = metadata->logical_sector_size;
     info->physical_sector_size = metadata->physical_sector_size;
     info->block_size = metadata->block_size;
+    info->has_identifier = true;
+    info->identifier = vhdx->header.data_write_guid;
     info->has_virtual_disk_id = true;
     info->virtual_disk_id = metadata->virtual_disk_id;
     info->subtype = VD_SUBTYPE_DYNAMIC;
