@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the C sources, and for which ABI."""
+"""What pyproject.toml cannot say: the C sources, for which ABI, and the server."""
 
 import os
 import sys
@@ -6,6 +6,7 @@ import sysconfig
 from glob import glob
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 LINUX = sys.platform.startswith("linux")
 if not LINUX and sys.platform != "win32":
@@ -22,11 +23,16 @@ ENGINE = {
     "disk": "disk disk_io host image_lock layer parent parent_path partition_gpt"
     " partition_mbr partition_table"
     " scsi scsi_blocks scsi_disk scsi_pages survey",
-    "attach": "attach attached detach held live loop node partitions record registry"
-    " surface_handle surface_loop surfaces text udev watch",
+    "server": "channel",
+    "attach": "attach attached closing detach held live locked_files loop node partitions"
+    " record registry server_client surface_fuse surface_handle surface_loop surfaces"
+    " text udev watch",
     "api": "attach detach event handles info last_error look multi_sz open operation"
     " overlapped parent paths raw_scsi sddl security security_access sid virtual_disk",
 }
+# The program beside the extension: these, over the layers up to its channel.
+SERVER = "confine fuse fuse_mount fuse_operations log main process request server"
+SERVER += " workers"
 # Free-threaded builds have no stable ABI yet.
 STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
 STRICT = os.environ.get("VIRTDISK_WERROR") == "1" or os.environ.get("CI") == "true"
@@ -47,6 +53,54 @@ else:
     flags = ["/std:c11", "/W4", "/external:anglebrackets", "/external:W0"]
     flags += ["/wd4100", "/wd4152"] + ["/WX"] * STRICT
 
+
+class BuildWithServer(build_ext):
+    """Builds the disk server too, into the same folder."""
+
+    def build_extensions(self) -> None:
+        """Compiles and links everything."""
+        super().build_extensions()
+        if LINUX:
+            layers = [f"src/engine/{layer}/" for layer in ("base", "format", "disk")]
+            lower = [name for name in sources if name.startswith(tuple(layers))]
+            names = [*SERVER.split(), *ENGINE["server"].split()]
+            objects = self.compiler.compile(
+                [*lower, *(f"src/engine/server/{name}.c" for name in names)],
+                output_dir=os.path.join(self.build_temp, "server"),
+                macros=[("_GNU_SOURCE", "1")],
+                include_dirs=extension.include_dirs,
+                extra_postargs=[*flags, "-UNDEBUG", "-fPIE"],
+            )
+            self.compiler.link_executable(
+                objects,
+                self.server_in(self.build_lib),
+                extra_postargs=["-pthread", "-pie", "-Wl,-z,relro,-z,now"],
+            )
+
+    @staticmethod
+    def server_in(folder: str) -> str:
+        """Where the program is, below the folder that holds the package."""
+        return os.path.join(folder, "virtdisk", "virtdisk-server")
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """What an editable install finds where."""
+        mapping = super().get_output_mapping()
+        if LINUX and self.inplace:
+            mapping[self.server_in(self.build_lib)] = self.server_in("")
+        return mapping
+
+    def get_outputs(self) -> list[str]:
+        """All files that are built."""
+        server = [self.server_in(self.build_lib)] if LINUX else []
+        return sorted({*super().get_outputs(), *server})
+
+    def copy_extensions_to_source(self) -> None:
+        """For an editable install."""
+        super().copy_extensions_to_source()
+        if LINUX:
+            self.copy_file(self.server_in(self.build_lib), self.server_in(""))
+
+
 extension = Extension(
     "virtdisk._virtdisk",
     sources,
@@ -60,6 +114,7 @@ extension = Extension(
     py_limited_api=STABLE,
 )
 setup(
+    cmdclass={"build_ext": BuildWithServer},
     ext_modules=[extension],
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
 )

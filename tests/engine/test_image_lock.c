@@ -288,6 +288,53 @@ without_locks_there_is_no_attachment(void)
     CHECK_EQ(6, vd_image_lock(fd, VD_LOCK_READ)); /* a closed descriptor */
 }
 
+static void
+parents_are_shared_but_stand_still(void)
+{
+    int one = open_image(false);
+    int two = open_image(false);
+    int writer = open_image(true);
+    int reader = open_image(false);
+    CHECK_OK(vd_image_lock(one, VD_LOCK_PARENT));
+    CHECK_OK(vd_image_lock(two, VD_LOCK_PARENT));
+    CHECK_EQ(ERROR_SHARING_VIOLATION, vd_image_lock(writer, VD_LOCK_WRITE));
+    CHECK_OK(vd_image_lock(reader, VD_LOCK_READ));
+    close(one);
+    close(two);
+    close(reader);
+    CHECK_OK(vd_image_lock(writer, VD_LOCK_WRITE));
+    one = open_image(false);
+    CHECK_EQ(ERROR_SHARING_VIOLATION, vd_image_lock(one, VD_LOCK_PARENT));
+    close(one);
+    close(writer);
+}
+
+/* A mark stands for itself: it is no reason to refuse anybody. */
+static void
+a_mark_tells_of_one_open_file(void)
+{
+    int holder = open_image(true);
+    int copy = fcntl(holder, F_DUPFD_CLOEXEC, 0);
+    int other = open_image(false);
+    CHECK(!vd_image_lock_marked(other, 7));
+    CHECK_OK(vd_image_lock_mark(holder, 7));
+    CHECK(vd_image_lock_marked(other, 7));
+    CHECK(!vd_image_lock_marked(other, 8));
+    CHECK(!vd_image_lock_marked(other, UINT64_MAX));
+    CHECK(!vd_image_lock_marked(holder, 7)); /* its own */
+    CHECK_OK(vd_image_lock_test(other, VD_LOCK_READ));
+    close(holder);
+    CHECK(vd_image_lock_marked(other, 7));
+    close(copy);
+    CHECK(!vd_image_lock_marked(other, 7));
+    CHECK_OK(vd_image_lock_mark(other, UINT64_MAX));
+    vd_image_unlock(other);
+    holder = open_image(false);
+    CHECK(!vd_image_lock_marked(holder, UINT64_MAX));
+    close(holder);
+    close(other);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -301,6 +348,8 @@ main(int argc, char **argv)
     foreign_locks_count_as_qemu_counts_them();
     the_lock_lives_with_the_open_file();
     a_killed_holder_holds_nothing();
+    parents_are_shared_but_stand_still();
+    a_mark_tells_of_one_open_file();
     at_most_one_wins_a_race();
     without_locks_there_is_no_attachment();
     return check_result();

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "attach/attachment.h"
+#include "attach/closing.h"
 #include "attach/held.h"
 #include "attach/partitions.h"
 #include "attach/paths.h"
@@ -217,7 +218,7 @@ show(struct building *building)
     if (building->dir >= 0) {
         vd_registry_supersede(building->dir, loop->name);
     }
-    return ERROR_SUCCESS;
+    return vd_closing_mark(attachment->image_fd, loop);
 }
 
 /* Only of a whole disk: a part of one is left to the kernel's own scan. */
@@ -351,9 +352,9 @@ build(struct building *building)
                : build_without_device(building);
 }
 
-/* Undoes whatever was done; the device goes when its claim is closed. */
+/* Undoes whatever was done.  The device goes with its claim. */
 static void
-tear_down(const struct building *building)
+tear_down(struct building *building)
 {
     struct vd_attachment *attachment = building->attachment;
     const struct vd_record *record = &attachment->record;
@@ -365,6 +366,8 @@ tear_down(const struct building *building)
     if (record->name[0] != '\0') {
         vd_registry_remove(building->dir, record->name, false);
     }
+    close_one(&building->claim);
+    vd_closing_wait(record);
     free_attachment(attachment);
 }
 
@@ -388,11 +391,11 @@ attach(struct vd_disk *disk, const struct vd_attach_request *request,
         building.dir = dir;
         error = build(&building);
     }
-    claim = building.claim;
     if (error != ERROR_SUCCESS) {
         tear_down(&building);
         return error;
     }
+    claim = building.claim;
     *out = attachment;
     return ERROR_SUCCESS;
 }
@@ -495,6 +498,9 @@ vd_attachment_release(struct vd_attachment *attachment)
     }
     if (error == ERROR_SUCCESS) {
         vd_held_leave();
+    }
+    if (ours) {
+        vd_closing_wait(&attachment->record);
     }
     free_attachment(attachment);
 }

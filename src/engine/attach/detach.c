@@ -6,7 +6,8 @@
  * to let go; and when he has, the kernel is told to free the device, which it
  * does if no other opener is left.  If one is, everything is put back.  All
  * this time others can attach and detach other disks; two who detach the same
- * one take turns (vd_registry_lock_record).
+ * one take turns (vd_registry_lock_record).  At the end the image is closed:
+ * whoever opens it next finds all that was written.
  */
 #include "attach/detach.h"
 
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "attach/closing.h"
 #include "attach/held.h"
 #include "attach/loop.h"
 #include "attach/node.h"
@@ -42,15 +44,20 @@ has_device(const struct detaching *detaching)
     return vd_record_has_device(detaching->target->record);
 }
 
-/* A write that cannot be brought to the image is told, not lost. */
+/* A write that cannot be brought to the image is told, not lost.  But a disk
+ * whose server was killed can only be detached: it will never be better. */
 static vd_error
-flush(int claim)
+flush(const struct detaching *detaching)
 {
-    if (fsync(claim) < 0) {
-        vd_trace(VD_TRACE_ATTACH, "flushing the device: %s", strerror(errno));
-        return vd_error_from_errno(errno);
+    if (fsync(detaching->claim) == 0) {
+        return ERROR_SUCCESS;
     }
-    return ERROR_SUCCESS;
+    int error_number = errno;
+    vd_trace(VD_TRACE_ATTACH, "flushing the device: %s",
+             strerror(error_number));
+    return vd_closing_is_over(detaching->target->record)
+               ? ERROR_SUCCESS
+               : vd_error_from_errno(error_number);
 }
 
 static vd_error
@@ -76,7 +83,7 @@ claim_device(struct detaching *detaching)
         error = vd_loop_autoclear(detaching->claim, &detaching->autoclear);
     }
     if (error == ERROR_SUCCESS) {
-        error = flush(detaching->claim);
+        error = flush(detaching);
     }
     return error;
 }
@@ -271,6 +278,7 @@ vd_detach(const struct vd_detach *target)
     if (error == ERROR_SUCCESS) {
         wait_for_strangers(&detaching);
         forget(target);
+        vd_closing_wait(target->record);
     }
     return error;
 }

@@ -6,17 +6,14 @@
  */
 #include "attach/live.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <unistd.h>
 
+#include "attach/locked_files.h"
 #include "attach/surface.h"
 #include "base/cleanup.h"
 #include "base/trace.h"
-#include "disk/image_lock.h"
 #include "disk/scsi_disk.h"
 
 struct vd_live {
@@ -30,48 +27,16 @@ struct vd_live {
 
 /* ---- opening ---- */
 
-/* The open file that has the locks takes the place of the new one. */
-static vd_error
-put_locked_file(struct vd_disk_files *files, int image_fd)
-{
-    int fd = fcntl(image_fd, F_DUPFD_CLOEXEC, 0);
-    if (fd < 0) {
-        return vd_error_from_errno(errno);
-    }
-    close(files->fds[0]);
-    files->fds[0] = fd;
-    return ERROR_SUCCESS;
-}
-
-static vd_error
-lock_parents(const struct vd_disk_files *files)
-{
-    for (size_t i = 1; i < files->count; i++) {
-        vd_error error = vd_image_lock(files->fds[i], VD_LOCK_PARENT);
-        if (error != ERROR_SUCCESS) {
-            vd_trace(VD_TRACE_ATTACH, "parent %zu is in use", i);
-            return error;
-        }
-    }
-    return ERROR_SUCCESS;
-}
-
 static vd_error
 open_locked(const struct vd_disk *view, int image_fd, bool writable,
             struct vd_disk **out)
 {
     struct vd_disk_files files;
-    vd_error error = vd_disk_reopen(view, false, &files);
+    vd_error error = vd_locked_files_open(view, image_fd, &files);
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    error = put_locked_file(&files, image_fd);
-    if (error == ERROR_SUCCESS) {
-        error = lock_parents(&files);
-    }
-    if (error == ERROR_SUCCESS) {
-        error = vd_disk_open_files(&files, writable, out);
-    }
+    error = vd_disk_open_files(&files, writable, out);
     if (error != ERROR_SUCCESS) {
         vd_disk_files_close(&files);
     }

@@ -6,6 +6,8 @@
  *     image /srv/a%20b.vhd        bytes outside '!'..'~', and '%', as %XX
  *     file 65024 2337069          device and inode
  *     device loop3 57             name and diskseq; no line: no device
+ *     backing 58 1                device and inode of what the device stands
+ *                                 on; no line: on the image itself
  *     access 0 6 0660 0 0 0644    of the node, before and after; or no line
  *     boot 6b0c...                the kernel's boot_id; or no line
  *     pid 4711
@@ -59,6 +61,13 @@ write_node(FILE *stream, const struct vd_node_change *node)
             before->mode, after->uid, after->gid, after->mode);
 }
 
+static bool
+stands_on_image(const struct vd_record *record)
+{
+    return record->loop.file_id.device == record->file_id.device &&
+           record->loop.file_id.inode == record->file_id.inode;
+}
+
 static void
 write_record(FILE *stream, const struct vd_record *record)
 {
@@ -69,6 +78,11 @@ write_record(FILE *stream, const struct vd_record *record)
     if (vd_record_has_device(record)) {
         fprintf(stream, "device %s %" PRIu64 "\n", record->loop.name,
                 record->loop.sequence);
+    }
+    if (vd_record_has_device(record) && !stands_on_image(record)) {
+        fprintf(stream, "backing %ju %ju\n",
+                (uintmax_t)record->loop.file_id.device,
+                (uintmax_t)record->loop.file_id.inode);
     }
     if (record->node.changed) {
         write_node(stream, &record->node);
@@ -154,7 +168,7 @@ read_image(char *values[], struct vd_record *record)
 }
 
 static bool
-read_file(char *values[], struct vd_record *record)
+read_file_id(char *values[], struct vd_file_id *file_id)
 {
     uint64_t device;
     uint64_t inode;
@@ -162,8 +176,20 @@ read_file(char *values[], struct vd_record *record)
         !vd_text_number(values[1], &inode)) {
         return false;
     }
-    record->file_id = (struct vd_file_id){(dev_t)device, (ino_t)inode};
+    *file_id = (struct vd_file_id){(dev_t)device, (ino_t)inode};
     return true;
+}
+
+static bool
+read_file(char *values[], struct vd_record *record)
+{
+    return read_file_id(values, &record->file_id);
+}
+
+static bool
+read_backing(char *values[], struct vd_record *record)
+{
+    return read_file_id(values, &record->loop.file_id);
 }
 
 static bool
@@ -241,6 +267,7 @@ static const struct field fields[] = {
     {"image", 1, true, read_image},
     {"file", 2, true, read_file},
     {"device", 2, false, read_device},
+    {"backing", 2, false, read_backing},
     {"access", 6, false, read_access},
     {"boot", 1, false, read_boot},
     {"pid", 1, true, read_pid},
@@ -322,7 +349,9 @@ vd_record_parse(char *text, size_t length, struct vd_record *out)
         vd_record_clear(&record);
         return ERROR_INVALID_DATA;
     }
-    record.loop.file_id = record.file_id;
+    if (record.loop.file_id.inode == 0) {
+        record.loop.file_id = record.file_id;
+    }
     *out = record;
     return ERROR_SUCCESS;
 }

@@ -32,6 +32,7 @@ struct vd_surface {
 };
 
 extern const struct vd_surface vd_loop_surface;
+extern const struct vd_surface vd_fuse_surface;
 extern const struct vd_surface vd_handle_surface;
 
 /* The first that suits; ERROR_NOT_SUPPORTED if none does. */

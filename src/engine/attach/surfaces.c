@@ -9,6 +9,7 @@
 
 static const struct vd_surface *const surfaces[] = {
     &vd_loop_surface,
+    &vd_fuse_surface,
     &vd_handle_surface,
 };
 

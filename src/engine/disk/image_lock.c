@@ -17,6 +17,8 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
 
 #include "base/trace.h"
 
@@ -25,6 +27,10 @@ enum {
     LOCK_UNSHARED = 200,   /* plus a permission: others must not use it */
     LOCK_ATTACHMENT = 300, /* ours alone: one attachment at a time */
 };
+
+/* Marks: far behind those, and all of them in a range of their own. */
+#define LOCK_MARKS ((off_t)1 << 40)
+#define LOCK_MARKS_COUNT ((uint64_t)1 << 40)
 
 enum {
     PERMISSION_CONSISTENT_READ = 1 << 0,
@@ -77,7 +83,7 @@ needs_of_mode(enum vd_lock_mode mode)
 }
 
 static struct flock
-lock_of_byte(short type, int byte)
+lock_of_byte(short type, off_t byte)
 {
     return (struct flock){
         .l_type = type,
@@ -106,7 +112,7 @@ lock_error(int error_number)
 }
 
 static vd_error
-place_byte(int fd, int byte)
+place_byte(int fd, off_t byte)
 {
     struct flock lock = lock_of_byte(F_RDLCK, byte);
     if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
@@ -118,21 +124,21 @@ place_byte(int fd, int byte)
 /* Whether another open file holds any lock on the byte: an exclusive lock is
  * asked for, but never taken. */
 static vd_error
-test_byte(int fd, int byte)
+test_byte(int fd, off_t byte)
 {
     struct flock lock = lock_of_byte(F_WRLCK, byte);
     if (fcntl(fd, F_OFD_GETLK, &lock) < 0) {
         return lock_error(errno);
     }
     if (lock.l_type != F_UNLCK) {
-        vd_trace(VD_TRACE_DISK, "the image is in use: byte %d is locked",
-                 byte);
+        vd_trace(VD_TRACE_DISK, "the image is in use: byte %lld is locked",
+                 (long long)byte);
         return ERROR_SHARING_VIOLATION;
     }
     return ERROR_SUCCESS;
 }
 
-typedef vd_error byte_function(int fd, int byte);
+typedef vd_error byte_function(int fd, off_t byte);
 
 static vd_error
 for_each_permission(int fd, unsigned permissions, int base,
@@ -200,6 +206,24 @@ vd_error
 vd_image_lock_test(int fd, enum vd_lock_mode mode)
 {
     return test_all(fd, needs_of_mode(mode));
+}
+
+static off_t
+byte_of_mark(uint64_t number)
+{
+    return LOCK_MARKS + (off_t)(number % LOCK_MARKS_COUNT);
+}
+
+vd_error
+vd_image_lock_mark(int fd, uint64_t number)
+{
+    return place_byte(fd, byte_of_mark(number));
+}
+
+bool
+vd_image_lock_marked(int fd, uint64_t number)
+{
+    return test_byte(fd, byte_of_mark(number)) == ERROR_SHARING_VIOLATION;
 }
 
 void

@@ -11,6 +11,9 @@
 #ifndef VD_DISK_IMAGE_LOCK_H
 #define VD_DISK_IMAGE_LOCK_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #include "base/error.h"
 
 enum vd_lock_mode {
@@ -29,6 +32,17 @@ vd_error vd_image_lock(int fd, enum vd_lock_mode mode);
 /* Whether vd_image_lock would succeed now; takes nothing. */
 VD_MUST_CHECK
 vd_error vd_image_lock_test(int fd, enum vd_lock_mode mode);
+
+/*
+ * Marks an open file with a number: for as long as it is open anywhere, the
+ * image has that mark.  So others can wait until an attachment, and no later
+ * one, has let go of its image.
+ */
+VD_MUST_CHECK
+vd_error vd_image_lock_mark(int fd, uint64_t number);
+
+/* Whether another open file of the image has that mark. */
+bool vd_image_lock_marked(int fd, uint64_t number);
 
 /* Gives all locks of this open file back. */
 void vd_image_unlock(int fd);
