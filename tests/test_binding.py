@@ -75,6 +75,25 @@ FUNCTIONS = {
     "GetVirtualDiskPhysicalPath": ("handle", {}),
     "GetAllAttachedVirtualDiskPhysicalPaths": ("", {}),
     "GetVirtualDiskInformation": ("handle version", {}),
+    "AddVirtualDiskParent": ("handle path", {}),
+    "RawSCSIVirtualDisk": (
+        "handle cdb",
+        {
+            "data_in": None,
+            "data_out": None,
+            "sense_length": 18,
+            "srb_flags": 0,
+            "rsvd_handle": False,
+            "version": 1,
+            "flags": 0,
+        },
+    ),
+}
+# What comes after the handle where more must be given.
+REST: dict[str, tuple[object, ...]] = {
+    "GetVirtualDiskInformation": (1,),
+    "AddVirtualDiskParent": ("parent",),
+    "RawSCSIVirtualDisk": (bytes(6),),
 }
 
 
@@ -140,6 +159,7 @@ def test_docstring(name: str, text: str) -> None:
     assert "VirtualDiskError: The code of" in " ".join(text.split())
     assert re.search(r"^Source: \w+", text, re.MULTILINE), name
     returns = {"OpenVirtualDisk", "Overlapped.wait", "Overlapped.progress"}
+    returns.add("RawSCSIVirtualDisk")
     assert ("Returns:" in text) or name not in returns
     arguments = inspect.signature(eval(f"api.{name}")).parameters  # names of ours
     for argument in arguments:
@@ -148,7 +168,8 @@ def test_docstring(name: str, text: str) -> None:
 
 
 def test_sizes_and_offsets_say_their_unit() -> None:
-    for name in ("AttachVirtualDisk", "GetVirtualDiskInformation"):
+    sized = "AttachVirtualDisk", "GetVirtualDiskInformation", "RawSCSIVirtualDisk"
+    for name in sized:
         assert "byte" in getattr(api, name).__doc__
 
 
@@ -191,6 +212,7 @@ INTEGERS = {
         "restricted_length": 64,
     },
     "DetachVirtualDisk": {"flags": 32, "provider_specific_flags": 32},
+    "RawSCSIVirtualDisk": {"sense_length": 8, "srb_flags": 32, "flags": 32},
 }
 INTEGER_CASES = [
     (function, name, bits)
@@ -203,13 +225,17 @@ def subject(name: str, handle: api.Handle) -> object:
     return handle.path if name == "OpenVirtualDisk" else handle
 
 
+def subjects(name: str, handle: api.Handle) -> tuple[object, ...]:
+    return subject(name, handle), *REST.get(name, ())
+
+
 @pytest.mark.parametrize(("function", "name", "bits"), INTEGER_CASES)
 def test_integer_out_of_range(
     handle: api.Handle, function: str, name: str, bits: int
 ) -> None:
     for value in (-1, 1 << bits, -(1 << 70), 1 << 70):
         with pytest.raises(OverflowError, match=f"{name} must be from 0 to"):
-            call(function, subject(function, handle), **{name: value})
+            call(function, *subjects(function, handle), **{name: value})
 
 
 @pytest.mark.parametrize(("function", "name", "bits"), INTEGER_CASES)
@@ -219,7 +245,7 @@ def test_integer_of_the_wrong_type(
 ) -> None:
     kind = type(value).__name__
     with pytest.raises(TypeError, match=f"{name} must be int, not {kind}"):
-        call(function, subject(function, handle), **{name: value})
+        call(function, *subjects(function, handle), **{name: value})
 
 
 def test_integer_whose_index_fails(handle: api.Handle) -> None:
@@ -295,7 +321,7 @@ WITH_HANDLE = [f for f in FUNCTIONS if FUNCTIONS[f][0].startswith("handle")]
 
 @pytest.mark.parametrize("function", WITH_HANDLE)
 def test_handle_of_the_wrong_type(function: str) -> None:
-    rest = (1,) if function == "GetVirtualDiskInformation" else ()
+    rest = REST.get(function, ())
     for value in (None, 0, "handle", api.Overlapped()):
         kind = type(value).__name__
         with pytest.raises(TypeError, match=f"handle must be Handle, not {kind}"):
@@ -310,7 +336,7 @@ def test_overlapped_of_the_wrong_type(handle: api.Handle) -> None:
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_arguments_in_number_and_name(handle: api.Handle, function: str) -> None:
     positional = FUNCTIONS[function][0].split()
-    enough = [subject(function, handle), 1][: len(positional)]
+    enough = [subject(function, handle), *REST.get(function, ())][: len(positional)]
     with pytest.raises(TypeError):
         call(function, *enough, 1)
     with pytest.raises(TypeError):
@@ -510,7 +536,7 @@ def test_closed_handle_is_refused(image: str) -> None:
     handle = api.OpenVirtualDisk(image, version=2)
     handle.close()
     for function in WITH_HANDLE:
-        rest = (1,) if function == "GetVirtualDiskInformation" else ()
+        rest = REST.get(function, ())
         with pytest.raises(ValueError, match="closed virtual disk handle"):
             call(function, handle, *rest)
     overlapped = api.Overlapped()
@@ -585,6 +611,8 @@ handle = api.OpenVirtualDisk({image!r}, version=1, access_mask=0xD0000, flags=1)
 for call in (
     lambda: api.AttachVirtualDisk(handle, flags=1 << 31),
     lambda: api.DetachVirtualDisk(handle, flags=7),
+    lambda: api.AddVirtualDiskParent(handle, "parent"),
+    lambda: api.RawSCSIVirtualDisk(handle, bytearray(6)),
 ):
     try:
         call()
@@ -602,6 +630,8 @@ for call in (
     lambda: api.OpenVirtualDisk({image!r} + ".none"),
     lambda: api.AttachVirtualDisk(handle),
     lambda: api.DetachVirtualDisk(handle),
+    lambda: api.AddVirtualDiskParent(handle, "parent"),
+    lambda: api.RawSCSIVirtualDisk(handle, bytes(6)),
 ):
     try:
         call()
@@ -635,10 +665,10 @@ def test_audit_events(image: str) -> None:
         ("virtdisk.OpenVirtualDisk", (image, 0xD0000, 1)),
         ("virtdisk.AttachVirtualDisk", (image, 1 << 31)),
         ("virtdisk.DetachVirtualDisk", (image, 7)),
+        ("virtdisk.AddVirtualDiskParent", (image, "parent")),
+        ("virtdisk.RawSCSIVirtualDisk", (image, bytes(6))),
     ]
-    assert eval(second) == [
-        f"virtdisk.{name}VirtualDisk" for name in ("Open", "Attach", "Detach")
-    ]
+    assert eval(second) == [name for name, _ in eval(first)]
     assert third == "still"
 
 
@@ -759,6 +789,13 @@ def leak_cases(handle: api.Handle) -> dict[str, Callable[[], object]]:
             api.GetVirtualDiskInformation(handle, n) for n in (1, 2, 6, 9, 13)
         ],
         "information, fails": lambda: api.GetVirtualDiskInformation(handle, 3),
+        "parent, fails": lambda: api.AddVirtualDiskParent(handle, path),
+        "SCSI, fails": lambda: api.RawSCSIVirtualDisk(
+            handle, bytearray(6), data_in=bytearray(512)
+        ),
+        "SCSI, refused": lambda: api.RawSCSIVirtualDisk(
+            handle, bytearray(6), data_out=bytearray(512), version=2
+        ),
         "Overlapped": lambda: api.Overlapped().event,
         "Overlapped, refused": lambda: api.Overlapped().result(),
     }
@@ -767,8 +804,8 @@ def leak_cases(handle: api.Handle) -> dict[str, Callable[[], object]]:
 LEAK_NAMES = [
     "open", "open, fails", "open, refused", "attach, fails", "attach, bad SDDL",
     "attach, refused", "attach, overlapped, fails", "detach, fails", "path, fails",
-    "all paths", "information", "information, fails", "Overlapped",
-    "Overlapped, refused",
+    "all paths", "information", "information, fails", "parent, fails",
+    "SCSI, fails", "SCSI, refused", "Overlapped", "Overlapped, refused",
 ]  # fmt: skip
 
 

@@ -46,7 +46,9 @@ pytestmark = pytest.mark.skipif(not LINUX, reason="the double is for Linux")
     CREATE_EVENT,
     WAIT,
     CONVERT,
-) = range(12)
+    ADD_PARENT,
+    RAW_SCSI,
+) = range(14)
 NO_FUNCTION = -1
 SUCCESS, INSUFFICIENT_BUFFER, PENDING, NOT_FOUND = 0, 122, 997, 1168
 GUID_A = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff").bytes_le
@@ -75,6 +77,29 @@ class Recorded(ctypes.Structure):
         ("detach_provider_flags", ctypes.c_uint32),
         ("descriptors_freed", ctypes.c_uint32),
         ("largest_query", ctypes.c_uint32),
+        ("parent_path", ctypes.c_uint16 * 64),
+        ("scsi_version", ctypes.c_uint32),
+        ("rsvd_handle", ctypes.c_uint32),
+        ("data_in", ctypes.c_uint32),
+        ("cdb_length", ctypes.c_uint32),
+        ("sense_length", ctypes.c_uint32),
+        ("srb_flags", ctypes.c_uint32),
+        ("data_length", ctypes.c_uint32),
+        ("scsi_flags", ctypes.c_uint32),
+        ("cdb", ctypes.c_uint8 * 255),
+        ("data", ctypes.c_uint8 * 64),
+    )
+
+
+class ScsiAnswer(ctypes.Structure):
+    """struct scsi_answer of double.c."""
+
+    _fields_ = (
+        ("status", ctypes.c_uint8),
+        ("sense_length", ctypes.c_uint8),
+        ("sense", ctypes.c_uint8 * 255),
+        ("padding", ctypes.c_uint8),
+        ("transferred", ctypes.c_uint32),
     )
 
 
@@ -85,6 +110,7 @@ class Double:
         self.api: Any = api
         self.library = ctypes.CDLL(api.__file__)
         self.recorded = Recorded.in_dll(self.library, "double_recorded")
+        self.scsi = ScsiAnswer.in_dll(self.library, "double_scsi")
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         return getattr(self.library, f"double_{name}")  # type: ignore[no-any-return]
@@ -333,6 +359,140 @@ def test_descriptor_bytes_arrive(double: Double) -> None:
     assert bytes(double.recorded.descriptor)[: len(descriptor)] == descriptor
 
 
+@pytest.mark.parametrize("path", ["", "C:\\é\U0001f600.vhd", "byte \udc80\udcff"])
+def test_parent_path_as_utf16(double: Double, path: str) -> None:
+    double.api.AddVirtualDiskParent(double.api.OpenVirtualDisk("x"), path)
+    expected = utf16(path)
+    assert bytes(double.recorded.parent_path)[: len(expected)] == expected
+
+
+def test_parent_error_names_the_parent(double: Double) -> None:
+    handle = double.api.OpenVirtualDisk("the image")
+    double.answer(ADD_PARENT, 0xC03A000E)
+    with pytest.raises(VirtualDiskError) as caught:
+        double.api.AddVirtualDiskParent(handle, path="the parent")
+    assert caught.value.filename == "the parent"
+
+
+def test_scsi_defaults(double: Double) -> None:
+    handle = double.api.OpenVirtualDisk("x")
+    assert double.api.RawSCSIVirtualDisk(handle, b"\1\2\3") == (0, b"", 0)
+    recorded = double.recorded
+    assert bytes(recorded.cdb)[:4] == b"\1\2\3\0"
+    assert recorded.scsi_version == 1
+    assert recorded.cdb_length == 3
+    assert recorded.sense_length == 18
+    assert recorded.data_length == recorded.data_in == 0
+    assert recorded.rsvd_handle == recorded.srb_flags == recorded.scsi_flags == 0
+
+
+def test_scsi_scalars(double: Double) -> None:
+    double.api.RawSCSIVirtualDisk(
+        double.api.OpenVirtualDisk("x"),
+        memoryview(bytes(range(255))),
+        data_out=bytearray(b"to the disk"),
+        sense_length=255,
+        srb_flags=0xFFFFFFFE,
+        rsvd_handle=True,
+        version=1,
+        flags=0x80000001,
+    )
+    recorded = double.recorded
+    assert bytes(recorded.cdb) == bytes(range(255))
+    assert recorded.cdb_length == recorded.sense_length == 255
+    assert recorded.srb_flags == 0xFFFFFFFE
+    assert recorded.scsi_flags == 0x80000001
+    assert recorded.rsvd_handle == 1
+    assert (recorded.data_in, recorded.data_length) == (0, 11)
+    assert bytes(recorded.data)[:12] == b"to the disk\0"
+
+
+def test_scsi_answer(double: Double) -> None:
+    """Status, sense and count are the system's; the data is in the buffer."""
+    handle = double.api.OpenVirtualDisk("x")
+    double.output(b"from the disk")
+    double.scsi.status = 2
+    double.scsi.sense[:] = list(range(255))
+    double.scsi.sense_length = 18
+    double.scsi.transferred = 0xFFFFFFFF
+    data = bytearray(16)
+    answer = double.api.RawSCSIVirtualDisk(handle, b"\0", data_in=data)
+    assert answer == (2, bytes(range(18)), 0xFFFFFFFF)
+    assert data == b"from the disk\0\0\0"
+    assert (double.recorded.data_in, double.recorded.data_length) == (1, 16)
+    # One that tells of more sense than it was given room for.
+    answer = double.api.RawSCSIVirtualDisk(handle, b"\0", sense_length=4)
+    assert answer[1] == bytes(range(4))
+    assert double.api.RawSCSIVirtualDisk(handle, b"\0", sense_length=0)[1] == b""
+    view = memoryview(bytearray(10))[2:6]
+    double.api.RawSCSIVirtualDisk(handle, b"\0", data_in=view)
+    assert bytes(view.obj) == b"\0\0from\0\0\0\0"
+
+
+def test_scsi_buffers_are_held(double: Double) -> None:
+    """Data cannot be resized under the call; it can after it, failed or not."""
+    handle = double.api.OpenVirtualDisk("x")
+    data, cdb = bytearray(8), bytearray(6)
+    double.output(b"a" * 8)
+
+    def call() -> None:
+        double.api.RawSCSIVirtualDisk(handle, cdb, data_in=data)
+
+    with double.inside_of(RAW_SCSI, call):
+        with pytest.raises(BufferError):
+            data.clear()
+        cdb.clear()  # it was copied
+        del cdb[:]
+    assert data == b"a" * 8
+    data.clear()
+    for arguments in ({"data_out": 1}, {"flags": -1}, {"data_out": data}):
+        data, cdb = bytearray(8), bytearray(6)
+        with contextlib.suppress(TypeError, OverflowError, ValueError):
+            double.api.RawSCSIVirtualDisk(handle, cdb, data_in=data, **arguments)
+        data.clear()
+        cdb.clear()
+    double.answer(RAW_SCSI, 21)
+    data = bytearray(8)
+    with pytest.raises(VirtualDiskError):
+        double.api.RawSCSIVirtualDisk(handle, b"\0", data_in=data)
+    data.clear()
+
+
+SCSI_MISUSE: list[tuple[type[Exception], str, tuple[object, ...], dict[str, object]]]
+SCSI_MISUSE = [
+    (TypeError, "cdb must be a bytes-like object, not str", ("0",), {}),
+    (ValueError, "cdb must have at most 255 bytes", (bytes(256),), {}),
+    (TypeError, "data_in must be a bytes-like object, not int", (b"0",),
+     {"data_in": 512}),
+    (TypeError, "data_out must be a bytes-like object, not str", (b"0",),
+     {"data_out": "x"}),
+    (BufferError, "writable", (b"0",), {"data_in": b"constant"}),
+    (ValueError, "one way", (b"0",), {"data_in": bytearray(), "data_out": b""}),
+    (OverflowError, "sense_length must be from 0 to 255", (b"0",),
+     {"sense_length": 256}),
+    (OverflowError, "sense_length must be", (b"0",), {"sense_length": -1}),
+    (TypeError, "sense_length must be int", (b"0",), {"sense_length": None}),
+    (ValueError, "version must be None or from 1 to 1", (b"0",), {"version": 2}),
+    (ValueError, "version must be 1, not None", (b"0",), {"version": None}),
+    (BufferError, "contiguous", (b"0",),
+     {"data_out": memoryview(bytes(8))[::2]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "text", "positional", "keywords"), SCSI_MISUSE)
+def test_scsi_misuse(
+    double: Double,
+    kind: type[Exception],
+    text: str,
+    positional: tuple[object, ...],
+    keywords: dict[str, object],
+) -> None:
+    handle = double.api.OpenVirtualDisk("x")
+    with pytest.raises(kind, match=text):
+        double.api.RawSCSIVirtualDisk(handle, *positional, **keywords)
+    assert double.calls(RAW_SCSI) == 0
+
+
 # What comes back.
 
 
@@ -346,6 +506,7 @@ def test_descriptor_bytes_arrive(double: Double) -> None:
          lambda d, h: d.GetVirtualDiskPhysicalPath(h)),
         (INFORMATION, "GetVirtualDiskInformation",
          lambda d, h: d.GetVirtualDiskInformation(h, 1)),
+        (RAW_SCSI, "RawSCSIVirtualDisk", lambda d, h: d.RawSCSIVirtualDisk(h, b"0")),
         (CLOSE, "CloseHandle", lambda d, h: h.close()),
     ],
 )  # fmt: skip

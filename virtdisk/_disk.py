@@ -39,7 +39,7 @@ from virtdisk._arguments import (
 )
 from virtdisk._errors import VirtualDiskError, error_from_code
 from virtdisk._flags import AccessMask, AttachFlag, OpenFlag, StorageType
-from virtdisk._raw import check_mode, open_raw, open_sectors
+from virtdisk._raw import check_mode, open_raw, open_scsi, open_sectors
 from virtdisk._storage import is_optical, storage_type_of
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ MICROSOFT_VENDOR: Final = uuid.UUID("ec984aec-a0f9-47e9-901f-71415a66345b")
 
 _NOT_SUPPORTED: Final = 50
 _BUSY: Final = 170
+_PRIVILEGE_NOT_HELD: Final = 1314
 _SHARING_VIOLATION: Final = 32
 _NOT_ATTACHED: Final = frozenset({21, 1168})  # ERROR_NOT_READY, _NOT_FOUND
 _NOT_VIRTUAL_DISK: Final = 0xC03A0015
@@ -62,6 +63,11 @@ _NOT_VIRTUAL_DISK: Final = 0xC03A0015
 _AT_BOOT_REMEDY: Final = (
     "use a systemd unit instead: Type=oneshot, RemainAfterExit=yes,"
     " ExecStart=virtdisk attach IMAGE, ExecStop=virtdisk detach IMAGE"
+)
+
+_PRIVATE_REMEDY: Final = (
+    "or attach with flags=AttachFlag.NO_LOCAL_HOST, which needs no privilege, and"
+    " use the disk through its raw()"
 )
 
 
@@ -217,6 +223,7 @@ class VirtualDisk:
         self._attached = False  # by us, and not detached by us since
         self._was_attached = False
         self._size: int | None = None  # of a restricted range
+        self._local = True  # attached with a device
 
     @property
     def path(self) -> str:
@@ -333,7 +340,11 @@ class VirtualDisk:
                 error.remedy = _AT_BOOT_REMEDY
             if error.winerror == _SHARING_VIOLATION:
                 error.remedy = _who_holds(self._path) or error.remedy
+            unprivileged = error.winerror == _PRIVILEGE_NOT_HELD and not WINDOWS
+            if unprivileged and not self._optical:
+                error.remedy = f"{error.remedy}; {_PRIVATE_REMEDY}"
             raise
+        self._local = not flags & AttachFlag.NO_LOCAL_HOST
         self._permanent = bool(flags & AttachFlag.PERMANENT_LIFETIME)
         self._size = length or None
         self._attached = self._was_attached = True
@@ -367,6 +378,10 @@ class VirtualDisk:
         On Windows whole sectors are transferred, and writing to a part that
         holds a mounted volume is refused by the system.
 
+        A disk attached with ``AttachFlag.NO_LOCAL_HOST`` has no device.  The
+        file then reads and writes it through this object, needs no privilege,
+        and has no ``fileno``; its ``flush`` makes durable what was written.
+
         Args:
             mode: ``"rb"`` or ``"r+b"``.
 
@@ -375,13 +390,16 @@ class VirtualDisk:
 
         Raises:
             ValueError: Another mode, or the disk is closed.
-            VirtualDiskError: winerror 55 if the disk is not attached.
+            VirtualDiskError: winerror 55 if the disk is not attached; 21 if
+                it was, without a device, and somebody else has detached it.
             OSError: The device cannot be opened: no rights, or a read-only
                 disk in mode ``"r+b"``.
 
-        Source: GetVirtualDiskPhysicalPath, CreateFile.
+        Source: GetVirtualDiskPhysicalPath, CreateFile, RawSCSIVirtualDisk.
         """
         mode = check_mode(mode)
+        if self._attached and not self._local:
+            return open_scsi(self._handle, mode)
         device = self.physical_path
         if not WINDOWS:
             return open_raw(device, mode)

@@ -76,7 +76,8 @@ class ParentInfo:
         paths: Where it is, or if it was not found, where it was looked for.
         identifier: The identifier that the image expects its parent to have.
         timestamp: The parent's modification time that the image expects, in
-            the format's own unit (VHD: seconds since 2000-01-01 UTC).
+            the format's own unit (VHD: seconds since 2000-01-01 UTC; VHDX has
+            none).
     """
 
     resolved: bool
@@ -130,7 +131,8 @@ class VirtualDiskInfo:
         storage_type: The kind of image; a plain number if it is a new one.
         vendor_id: Who made the provider.
         subtype: Fixed, dynamic or differencing.
-        identifier: The unique identifier of a VHD.
+        identifier: What a child of this image calls its parent: the unique
+            identifier of a VHD; of a VHDX one that changes when it is written.
         virtual_disk_id: The identifier of a VHDX's disk.
         is_4k_aligned: Whether the content is aligned to 4 KiB in the file.
         physical_disk: The disk that the image file lies on.

@@ -2,10 +2,12 @@
 
 On Linux a block device is read and written at any byte, and Python's own file
 objects serve.  A physical drive on Windows answers only to whole sectors and
-has no end to seek to; SectorFile stands between it and Python's buffers and
-turns any range into whole sectors.
+has no end to seek to, and a disk without a device takes SCSI commands for
+whole sectors; AlignedFile stands between these and Python's buffers and turns
+any range into whole sectors.
 
-Source: CreateFile, "Physical Disks and Volumes" (sector-aligned access).
+Source: CreateFile, "Physical Disks and Volumes" (sector-aligned access);
+RawSCSIVirtualDisk.
 """
 
 from __future__ import annotations
@@ -15,12 +17,25 @@ import errno
 import io
 import os
 import sys
+from abc import abstractmethod
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
+
+from virtdisk import _scsi
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-__all__ = ["SectorFile", "check_mode", "open_raw", "open_sectors"]
+    from virtdisk._virtdisk import Handle
+
+__all__ = [
+    "AlignedFile",
+    "ScsiFile",
+    "SectorFile",
+    "check_mode",
+    "open_raw",
+    "open_scsi",
+    "open_sectors",
+]
 
 _MODES: Final = {"rb": "rb", "r+b": "r+b", "rb+": "r+b"}
 _MAX_TRANSFER: Final = 1 << 20  # bytes of one system call
@@ -64,27 +79,23 @@ def check_mode(mode: str) -> str:
     return _MODES[mode]
 
 
-class SectorFile(io.RawIOBase):
+class AlignedFile(io.RawIOBase):
     """A raw file of a given size that transfers whole sectors only.
 
     A write that does not begin or end on a sector reads the rest of that
-    sector first.  Not safe for several threads; the buffered object around
-    it, which ``open_raw`` returns, is.
+    sector first.  Not safe for several threads; the buffered objects around
+    it, which the functions below return, are.
     """
 
-    def __init__(
-        self, descriptor: int, *, size: int, sector_size: int, writable: bool
-    ) -> None:
-        """Takes over the descriptor.
+    def __init__(self, *, size: int, sector_size: int, writable: bool) -> None:
+        """A file at its beginning.
 
         Args:
-            descriptor: Of the drive.
-            size: Of the drive in bytes, a multiple of sector_size.
+            size: Of the disk in bytes, a multiple of sector_size.
             sector_size: In bytes.
-            writable: Whether the descriptor may be written.
+            writable: Whether it may be written.
         """
         super().__init__()
-        self._descriptor = descriptor
         self._size = size
         self._sector = sector_size
         self._writable = writable
@@ -102,21 +113,18 @@ class SectorFile(io.RawIOBase):
         """True."""
         return True
 
-    def fileno(self) -> int:
-        """The descriptor; ValueError when closed."""
-        self._check_open()
-        return self._descriptor
+    @abstractmethod
+    def _read_sectors(self, start: int, length: int) -> bytes | bytearray:
+        """The sectors from a byte on; fewer if the disk gives fewer."""
+
+    @abstractmethod
+    def _write_sectors(self, start: int, data: memoryview) -> int:
+        """Writes sectors; how many bytes of them."""
 
     def _check_open(self) -> None:
         if self.closed:
             msg = "I/O operation on closed file."
             raise ValueError(msg)
-
-    def close(self) -> None:
-        """Closes the descriptor; a second call does nothing."""
-        if not self.closed:
-            super().close()
-            os.close(self._descriptor)
 
     def tell(self) -> int:
         """The position in bytes; ValueError when closed."""
@@ -158,10 +166,6 @@ class SectorFile(io.RawIOBase):
         whole = -(-(end - start) // self._sector) * self._sector
         return start, whole, max(end - self._position, 0)
 
-    def _read_sectors(self, start: int, length: int) -> bytes:
-        os.lseek(self._descriptor, start, os.SEEK_SET)
-        return os.read(self._descriptor, length)
-
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Reads; 0 at the end of the disk.  OSError from the system."""
         self._check_open()
@@ -170,7 +174,7 @@ class SectorFile(io.RawIOBase):
         if count == 0:
             return 0
         skip = self._position - start
-        data = self._read_sectors(start, whole)[skip : skip + count]
+        data = memoryview(self._read_sectors(start, whole))[skip : skip + count]
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -203,9 +207,89 @@ class SectorFile(io.RawIOBase):
         self._position += done
         return done
 
+
+class SectorFile(AlignedFile):
+    """A drive, by its descriptor."""
+
+    def __init__(
+        self, descriptor: int, *, size: int, sector_size: int, writable: bool
+    ) -> None:
+        """Takes over the descriptor.
+
+        Args:
+            descriptor: Of the drive.
+            size: Of the drive in bytes, a multiple of sector_size.
+            sector_size: In bytes.
+            writable: Whether the descriptor may be written.
+        """
+        super().__init__(size=size, sector_size=sector_size, writable=writable)
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        """The descriptor; ValueError when closed."""
+        self._check_open()
+        return self._descriptor
+
+    def close(self) -> None:
+        """Closes the descriptor; a second call does nothing."""
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
+
+    def _read_sectors(self, start: int, length: int) -> bytes:
+        os.lseek(self._descriptor, start, os.SEEK_SET)
+        return os.read(self._descriptor, length)
+
     def _write_sectors(self, start: int, data: memoryview) -> int:
         os.lseek(self._descriptor, start, os.SEEK_SET)
         return os.write(self._descriptor, data)
+
+
+class ScsiFile(AlignedFile):
+    """A disk without a device, by SCSI commands through its handle.
+
+    It has no descriptor to be synchronized by, so ``flush`` does that:
+    what was written before it returns is durable.
+    """
+
+    def __init__(
+        self, handle: Handle, *, size: int, sector_size: int, writable: bool
+    ) -> None:
+        """Uses the handle, which stays its owner's.
+
+        Args:
+            handle: Of a disk attached with NO_LOCAL_HOST.
+            size: Of the disk in bytes, a multiple of sector_size.
+            sector_size: In bytes.
+            writable: Whether it may be written.
+        """
+        super().__init__(size=size, sector_size=sector_size, writable=writable)
+        self._handle = handle
+        self._written = False  # since the last flush
+
+    def _read_sectors(self, start: int, length: int) -> bytearray:
+        return _scsi.read(self._handle, start, length, sector_size=self._sector)
+
+    def _write_sectors(self, start: int, data: memoryview) -> int:
+        _scsi.write(self._handle, start, data, sector_size=self._sector)
+        self._written = True
+        return len(data)
+
+    def flush(self) -> None:
+        """Makes durable what was written; ValueError when closed."""
+        super().flush()
+        if self._written:
+            _scsi.synchronize(self._handle)
+            self._written = False
+
+
+class _ScsiBuffer(io.BufferedRandom):
+    """The buffer of a ScsiFile, which it flushes when it is flushed."""
+
+    def flush(self) -> None:
+        """Makes durable what was written; ValueError when closed."""
+        super().flush()
+        self.raw.flush()
 
 
 def open_raw(path: str, mode: str) -> BinaryIO:
@@ -265,3 +349,30 @@ def open_sectors(path: str, mode: str, *, size: int, sector_size: int) -> Binary
     )
     buffered = io.BufferedRandom if writable else io.BufferedReader
     return cast("BinaryIO", buffered(drive, _BUFFER_SIZE))
+
+
+def open_scsi(handle: Handle, mode: str) -> BinaryIO:
+    """Opens a disk that is attached to this process alone.
+
+    Args:
+        handle: Through which it was attached with NO_LOCAL_HOST; it must stay
+            open as long as the file is used.
+        mode: As ``check_mode`` returns it.
+
+    Returns:
+        A buffered, seekable binary file without a descriptor.  Its ``flush``
+        returns when everything written is durable.
+
+    Raises:
+        OSError: EROFS for a read-only disk in mode ``"r+b"``.
+        VirtualDiskError: winerror 21 if the disk is not attached (any more).
+
+    Source: RawSCSIVirtualDisk.
+    """
+    writable = mode == "r+b"
+    size, sector_size = _scsi.read_capacity(handle)
+    if writable and _scsi.is_write_protected(handle):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), handle.path)
+    disk = ScsiFile(handle, size=size, sector_size=sector_size, writable=writable)
+    buffered = _ScsiBuffer if writable else io.BufferedReader
+    return cast("BinaryIO", buffered(disk, _BUFFER_SIZE))

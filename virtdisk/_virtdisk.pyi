@@ -114,6 +114,19 @@ def GetVirtualDiskInformation(
     | tuple[int, int, bool]
     | tuple[bool, bool, str]
 ): ...
+def AddVirtualDiskParent(handle: Handle, path: str) -> None: ...
+def RawSCSIVirtualDisk(
+    handle: Handle,
+    cdb: Buffer,
+    *,
+    data_in: Buffer | None = None,
+    data_out: Buffer | None = None,
+    sense_length: int = 18,
+    srb_flags: int = 0,
+    rsvd_handle: bool = False,
+    version: int = 1,
+    flags: int = 0,
+) -> tuple[int, bytes, int]: ...
 
 # Every enumerator and numeric macro of virtdisk.h, in its order, without the
 # deprecated SURFACE names.

@@ -35,6 +35,8 @@ enum function {
     CREATE_EVENT,
     WAIT,
     CONVERT,
+    ADD_PARENT,
+    RAW_SCSI,
     FUNCTIONS,
 };
 
@@ -43,6 +45,8 @@ enum {
     CANCELLED = (int)0xC0000120, /* STATUS_CANCELLED */
     PATH_UNITS = 64,
     DESCRIPTOR_BYTES = 128,
+    CDB_BYTES = 255,
+    DATA_BYTES = 64,
 };
 
 /* What the last calls were given; mirrored in test_binding_double.py. */
@@ -64,9 +68,31 @@ struct recorded {
     uint32_t detach_provider_flags;
     uint32_t descriptors_freed;
     uint32_t largest_query;
+    uint16_t parent_path[PATH_UNITS];
+    uint32_t scsi_version;
+    uint32_t rsvd_handle;
+    uint32_t data_in;
+    uint32_t cdb_length;
+    uint32_t sense_length;
+    uint32_t srb_flags;
+    uint32_t data_length;
+    uint32_t scsi_flags;
+    uint8_t cdb[CDB_BYTES];
+    uint8_t data[DATA_BYTES]; /* what came with a call that gives data */
 };
 
 EXPORT struct recorded double_recorded;
+
+/* What RawSCSIVirtualDisk answers; data that it gives is the output. */
+struct scsi_answer {
+    uint8_t status;
+    uint8_t sense_length;
+    uint8_t sense[255];
+    uint8_t padding;
+    uint32_t transferred;
+};
+
+EXPORT struct scsi_answer double_scsi;
 
 /* What a HANDLE points to. */
 struct object {
@@ -97,6 +123,7 @@ double_reset(void)
     memset(answers, 0, sizeof(answers));
     memset(calls, 0, sizeof(calls));
     memset(&double_recorded, 0, sizeof(double_recorded));
+    memset(&double_scsi, 0, sizeof(double_scsi));
     held = NO_FUNCTION;
     free(output);
     output = NULL;
@@ -277,6 +304,14 @@ new_object_locked(bool is_event)
     return object;
 }
 
+static void
+record_text(uint16_t *out, PCWSTR text)
+{
+    for (size_t i = 0; i < PATH_UNITS && (i == 0 || text[i - 1]); i++) {
+        out[i] = text[i];
+    }
+}
+
 DWORD WINAPI
 OpenVirtualDisk(PVIRTUAL_STORAGE_TYPE type, PCWSTR path,
                 VIRTUAL_DISK_ACCESS_MASK mask, OPEN_VIRTUAL_DISK_FLAG flags,
@@ -292,9 +327,7 @@ OpenVirtualDisk(PVIRTUAL_STORAGE_TYPE type, PCWSTR path,
     if (parameters != NULL) {
         memcpy(out->open_parameters, parameters, sizeof(*parameters));
     }
-    for (size_t i = 0; i < PATH_UNITS && (i == 0 || path[i - 1]); i++) {
-        out->path[i] = path[i];
-    }
+    record_text(out->path, path);
     DWORD code = enter_locked(OPEN);
     if (code == ERROR_SUCCESS) {
         *handle = new_object_locked(false);
@@ -408,6 +441,65 @@ GetVirtualDiskInformation(HANDLE handle, PULONG size,
     (void)handle;
     (void)used;
     return query(INFORMATION, size, info, 8);
+}
+
+DWORD WINAPI
+AddVirtualDiskParent(HANDLE handle, PCWSTR path)
+{
+    (void)handle;
+    pthread_mutex_lock(&lock);
+    record_text(double_recorded.parent_path, path);
+    DWORD code = enter_locked(ADD_PARENT);
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+static void
+record_scsi(const RAW_SCSI_VIRTUAL_DISK_PARAMETERS *parameters)
+{
+    struct recorded *out = &double_recorded;
+    size_t length = parameters->Version1.DataTransferLength;
+    out->scsi_version = (uint32_t)parameters->Version;
+    out->rsvd_handle = (uint32_t)parameters->Version1.RSVDHandle;
+    out->data_in = parameters->Version1.DataIn;
+    out->cdb_length = parameters->Version1.CdbLength;
+    out->sense_length = parameters->Version1.SenseInfoLength;
+    out->srb_flags = parameters->Version1.SrbFlags;
+    out->data_length = (uint32_t)length;
+    memcpy(out->cdb, parameters->Version1.Cdb, out->cdb_length);
+    if (!out->data_in && length > 0) {
+        memcpy(out->data, parameters->Version1.DataBuffer,
+               length < DATA_BYTES ? length : DATA_BYTES);
+    }
+}
+
+/* Data is given when the call ends, whatever became of it meanwhile. */
+DWORD WINAPI
+RawSCSIVirtualDisk(HANDLE handle,
+                   const PRAW_SCSI_VIRTUAL_DISK_PARAMETERS parameters,
+                   RAW_SCSI_VIRTUAL_DISK_FLAG flags,
+                   PRAW_SCSI_VIRTUAL_DISK_RESPONSE response)
+{
+    (void)handle;
+    pthread_mutex_lock(&lock);
+    record_scsi(parameters);
+    double_recorded.scsi_flags = (uint32_t)flags;
+    DWORD code = enter_locked(RAW_SCSI);
+    uint32_t length = parameters->Version1.DataTransferLength;
+    if (code == ERROR_SUCCESS && parameters->Version1.DataIn &&
+        output_size > 0) {
+        memcpy(parameters->Version1.DataBuffer, output,
+               output_size < length ? output_size : length);
+    }
+    if (code == ERROR_SUCCESS) {
+        memcpy(parameters->Version1.SenseInfo, double_scsi.sense,
+               parameters->Version1.SenseInfoLength);
+        response->Version1.ScsiStatus = double_scsi.status;
+        response->Version1.SenseInfoLength = double_scsi.sense_length;
+        response->Version1.DataTransferLength = double_scsi.transferred;
+    }
+    pthread_mutex_unlock(&lock);
+    return code;
 }
 
 DWORD WINAPI
