@@ -101,14 +101,21 @@ check_closed(const char *path)
 }
 
 static void
-detach(struct attached *attached)
+detach_with(struct attached *attached, vd_error expected)
 {
     char *path = strdup(vd_disk_path(attached->disk));
-    CHECK_OK(vd_attachment_detach(attached->attachment));
+    CHECK_EQ(expected, vd_attachment_detach(attached->attachment));
+    CHECK_EQ(ERROR_NOT_READY, vd_attachment_detach(attached->attachment));
     check_closed(path);
     vd_attachment_release(attached->attachment);
     vd_disk_close(attached->disk);
     free(path);
+}
+
+static void
+detach(struct attached *attached)
+{
+    detach_with(attached, ERROR_SUCCESS);
 }
 
 static int
@@ -633,7 +640,7 @@ a_killed_server_makes_errors(void)
     CHECK_EQ(EIO, errno);
     CHECK_EQ(-1, fsync(device));
     close(device);
-    detach(&attached);
+    detach_with(&attached, ERROR_IO_DEVICE);
     CHECK_EQ(0, count_records());
     attached = attach(path, true); /* whatever it was doing, it opens */
     detach(&attached);
@@ -642,6 +649,65 @@ a_killed_server_makes_errors(void)
 }
 
 /* -- when it cannot be done -- */
+
+#define FULL_BYTE 0x5A
+
+static bool
+is_full_bytes(const char *device, uint64_t length)
+{
+    uint8_t *content = malloc(length);
+    int fd = open(device, O_RDONLY | O_CLOEXEC);
+    bool same = pread(fd, content, length, 0) == (ssize_t)length;
+    for (uint64_t i = 0; same && i < length; i++) {
+        same = content[i] == FULL_BYTE;
+    }
+    close(fd);
+    free(content);
+    return same;
+}
+
+/* Writes until there is no room; returns how much was written. */
+static uint64_t
+write_until_full(int device, uint64_t flush_at)
+{
+    uint64_t written = 0;
+    uint8_t *block = aligned_alloc(4096, MIB);
+    memset(block, FULL_BYTE, MIB);
+    while (written < SIZE &&
+           pwrite(device, block, MIB, (off_t)written) == (ssize_t)MIB) {
+        written += MIB;
+        if (written == flush_at) {
+            CHECK_EQ(0, fsync(device));
+        }
+    }
+    CHECK_EQ(ENOSPC, errno);
+    free(block);
+    return written;
+}
+
+/* The host's file system is full: the writer is told, and what was flushed
+ * before is whole. */
+static void
+a_full_host_loses_nothing(void)
+{
+    const char *directory = check_path(scratch, "full");
+    mkdir(directory, 0700);
+    CHECK_EQ(0, mount("full", directory, "tmpfs", 0, "size=24m"));
+    char *path = strdup(make_disk("full/disk.vhdx", SIZE, 512));
+    struct attached attached = attach(path, true);
+    int device = open(attached.device, O_RDWR | O_DIRECT | O_CLOEXEC);
+    uint64_t written = write_until_full(device, 8 * MIB);
+    CHECK(written > 8 * MIB && written < 24 * MIB);
+    CHECK(is_full_bytes(attached.device, written));
+    bool flushed = fsync(device) == 0;
+    close(device);
+    detach_with(&attached, flushed ? ERROR_SUCCESS : ERROR_IO_DEVICE);
+    attached = attach(path, false);
+    CHECK(is_full_bytes(attached.device, flushed ? written : 8 * MIB));
+    detach(&attached);
+    CHECK_EQ(0, umount(directory));
+    free(path);
+}
 
 static void
 without_a_server_nothing_is_left(void)
@@ -716,6 +782,7 @@ main(int argc, char **argv)
     a_killed_attacher_leaves_nothing();
     the_terminal_does_not_end_it();
     a_killed_server_makes_errors();
+    a_full_host_loses_nothing();
     without_a_server_nothing_is_left();
     without_descriptors_nothing_is_left();
     return check_result();

@@ -542,6 +542,30 @@ it_is_alone_and_powerless(void)
     CHECK_EQ(0, find_server(path));
 }
 
+/* A program that has closed what others take for granted. */
+static void
+without_standard_files_it_is_served(void)
+{
+    const char *path = make_fixed("closed.vhd");
+    pid_t child = fork();
+    if (child == 0) {
+        struct vd_server_file served;
+        for (int fd = 0; fd < 3; fd++) {
+            close(fd);
+        }
+        vd_error error = try_serve(path, true, 0, 0, &served);
+        bool same =
+            error == ERROR_SUCCESS && shows_pattern(served.file, 0, SIZE, 0);
+        if (error == ERROR_SUCCESS) {
+            vd_server_stop(&served);
+        }
+        _exit(same ? 0 : 1);
+    }
+    int status = -1;
+    CHECK_EQ(child, waitpid(child, &status, 0));
+    CHECK_EQ(0, status);
+}
+
 static void
 signals_do_not_end_it(void)
 {
@@ -872,6 +896,7 @@ main(int argc, char **argv)
     a_program_that_is_no_server();
     a_request_that_is_none_is_refused();
     it_is_alone_and_powerless();
+    without_standard_files_it_is_served();
     signals_do_not_end_it();
     a_killed_one_makes_errors();
     it_ends_with_its_last_user();

@@ -69,8 +69,9 @@ const struct vd_scsi_unit *vd_live_unit(const struct vd_live *live);
 
 /* Flushes and removes the device; ERROR_BUSY if it is mounted or claimed, or
  * still open elsewhere after five seconds, and then nothing has changed.
- * ERROR_NOT_READY if somebody else has detached it already.  Frees nothing:
- * release it afterwards. */
+ * ERROR_NOT_READY if somebody else has detached it already.  ERROR_IO_DEVICE,
+ * ERROR_DISK_FULL and the like: it is detached, but its last writes are lost.
+ * Frees nothing: release it afterwards. */
 VD_MUST_CHECK
 vd_error vd_attachment_detach(struct vd_attachment *attachment);
 

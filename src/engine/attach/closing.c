@@ -44,19 +44,6 @@ open_image(const struct vd_record *record)
     return NULL;
 }
 
-bool
-vd_closing_is_over(const struct vd_record *record)
-{
-    struct vd_posix_file *file =
-        vd_record_has_device(record) ? open_image(record) : NULL;
-    if (file == NULL) {
-        return false;
-    }
-    bool over = !vd_image_lock_marked(file->fd, record->loop.sequence);
-    vd_posix_file_close(file);
-    return over;
-}
-
 static void
 wait_for_mark(const struct vd_record *record, int fd)
 {

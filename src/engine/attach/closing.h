@@ -4,8 +4,6 @@
 #ifndef VD_ATTACH_CLOSING_H
 #define VD_ATTACH_CLOSING_H
 
-#include <stdbool.h>
-
 #include "attach/record.h"
 #include "base/error.h"
 
@@ -13,10 +11,6 @@
  * wait for its end. */
 VD_MUST_CHECK
 vd_error vd_closing_mark(int image_fd, const struct vd_loop *loop);
-
-/* Whether, with the device still there, nobody has the image open for it any
- * more: the disk server was killed.  No, if it cannot be told. */
-bool vd_closing_is_over(const struct vd_record *record);
 
 /*
  * Returns when whoever served the device has let go of the image: everything

@@ -36,6 +36,7 @@ struct detaching {
     bool alive;     /* its attacher was there */
     bool autoclear; /* as it was */
     int claim;      /* -1: no device */
+    vd_error lost;  /* why the last writes did not reach the image */
 };
 
 static bool
@@ -44,20 +45,16 @@ has_device(const struct detaching *detaching)
     return vd_record_has_device(detaching->target->record);
 }
 
-/* A write that cannot be brought to the image is told, not lost.  But a disk
- * whose server was killed can only be detached: it will never be better. */
+/* What cannot be brought to the image now never will be: the kernel has
+ * dropped it.  As close(2) does, detaching tells it and goes on. */
 static vd_error
-flush(const struct detaching *detaching)
+flush(int claim)
 {
-    if (fsync(detaching->claim) == 0) {
-        return ERROR_SUCCESS;
+    if (fsync(claim) < 0) {
+        vd_trace(VD_TRACE_ATTACH, "flushing the device: %s", strerror(errno));
+        return vd_error_from_errno(errno);
     }
-    int error_number = errno;
-    vd_trace(VD_TRACE_ATTACH, "flushing the device: %s",
-             strerror(error_number));
-    return vd_closing_is_over(detaching->target->record)
-               ? ERROR_SUCCESS
-               : vd_error_from_errno(error_number);
+    return ERROR_SUCCESS;
 }
 
 static vd_error
@@ -83,7 +80,7 @@ claim_device(struct detaching *detaching)
         error = vd_loop_autoclear(detaching->claim, &detaching->autoclear);
     }
     if (error == ERROR_SUCCESS) {
-        error = flush(detaching);
+        detaching->lost = flush(detaching->claim);
     }
     return error;
 }
@@ -279,6 +276,7 @@ vd_detach(const struct vd_detach *target)
         wait_for_strangers(&detaching);
         forget(target);
         vd_closing_wait(target->record);
+        error = detaching.lost;
     }
     return error;
 }

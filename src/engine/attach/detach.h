@@ -18,9 +18,10 @@ struct vd_detach {
 /*
  * ERROR_BUSY if the device is mounted, claimed, or still open elsewhere after
  * five seconds, or if its attacher does not react; ERROR_NOT_READY if it
- * shows the image no more; ERROR_PRIVILEGE_NOT_HELD.  On failure nothing has
- * changed.  No lock of the registry may be held; nobody else may be detaching
- * it.
+ * shows the image no more; ERROR_PRIVILEGE_NOT_HELD.  On these failures
+ * nothing has changed.  ERROR_IO_DEVICE, ERROR_DISK_FULL and the like: it is
+ * detached, but its last writes are lost.  No lock of the registry may be
+ * held; nobody else may be detaching it.
  */
 VD_MUST_CHECK
 vd_error vd_detach(const struct vd_detach *target);

@@ -241,18 +241,38 @@ obtain_file(int server, const struct vd_server_options *options, int *file_out)
 
 /* -- all of it -- */
 
+/* The server's end is never the descriptor that it is to become: older C
+ * libraries would leave it to be closed. */
+static vd_error
+make_channel(int *own_out, int *control_out)
+{
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+        return vd_error_from_errno(errno);
+    }
+    VD_AUTO_CLOSE int own = pair[0];
+    VD_AUTO_CLOSE int other = pair[1];
+    int control = fcntl(other, F_DUPFD_CLOEXEC, VD_SERVER_CONTROL + 1);
+    if (control < 0) {
+        return vd_error_from_errno(errno);
+    }
+    *own_out = vd_take_fd(&own);
+    *control_out = control;
+    return ERROR_SUCCESS;
+}
+
 vd_error
 vd_server_start(const struct vd_server_options *options,
                 struct vd_server_file *out)
 {
-    int pair[2];
     struct vd_server_file served = {-1, -1};
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
-        return vd_error_from_errno(errno);
+    int control = -1;
+    vd_error error = make_channel(&served.server, &control);
+    if (error != ERROR_SUCCESS) {
+        return error;
     }
-    served.server = pair[0];
-    vd_error error = run_program(pair[1]);
-    close(pair[1]);
+    error = run_program(control);
+    close(control);
     if (error == ERROR_SUCCESS) {
         error = obtain_file(served.server, options, &served.file);
     }

@@ -124,18 +124,27 @@ place_byte(int fd, off_t byte)
 /* Whether another open file holds any lock on the byte: an exclusive lock is
  * asked for, but never taken. */
 static vd_error
-test_byte(int fd, off_t byte)
+look_at_byte(int fd, off_t byte, bool *locked_out)
 {
     struct flock lock = lock_of_byte(F_WRLCK, byte);
     if (fcntl(fd, F_OFD_GETLK, &lock) < 0) {
         return lock_error(errno);
     }
-    if (lock.l_type != F_UNLCK) {
+    *locked_out = lock.l_type != F_UNLCK;
+    return ERROR_SUCCESS;
+}
+
+static vd_error
+test_byte(int fd, off_t byte)
+{
+    bool locked = false;
+    vd_error error = look_at_byte(fd, byte, &locked);
+    if (error == ERROR_SUCCESS && locked) {
         vd_trace(VD_TRACE_DISK, "the image is in use: byte %lld is locked",
                  (long long)byte);
         return ERROR_SHARING_VIOLATION;
     }
-    return ERROR_SUCCESS;
+    return error;
 }
 
 typedef vd_error byte_function(int fd, off_t byte);
@@ -223,7 +232,9 @@ vd_image_lock_mark(int fd, uint64_t number)
 bool
 vd_image_lock_marked(int fd, uint64_t number)
 {
-    return test_byte(fd, byte_of_mark(number)) == ERROR_SHARING_VIOLATION;
+    bool locked = false;
+    return look_at_byte(fd, byte_of_mark(number), &locked) == ERROR_SUCCESS &&
+           locked;
 }
 
 void

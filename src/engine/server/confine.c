@@ -231,8 +231,13 @@ vd_confine_system_calls(enum vd_confinement confinement)
     if (result < 0 && (errno == ENOSYS || errno == EINVAL)) {
         return ERROR_NOT_SUPPORTED; /* a kernel without filters */
     }
-    if (result != 0) { /* positive: a thread that cannot be confined */
+    if (result < 0) {
         return refused("seccomp");
+    }
+    if (result > 0) {
+        vd_trace(VD_TRACE_ATTACH, "server: thread %ld cannot be confined",
+                 result);
+        return ERROR_GEN_FAILURE;
     }
     return ERROR_SUCCESS;
 }

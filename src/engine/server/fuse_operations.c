@@ -338,8 +338,7 @@ flush_file(const struct vd_fuse_file *file,
 {
     (void)request;
     vd_error error = vd_disk_flush(file->disk);
-    return error != ERROR_SUCCESS ? failed("flushing", error, 0, file->length)
-                                  : 0;
+    return error != ERROR_SUCCESS ? failed("flushing all", error, 0, 0) : 0;
 }
 
 /* The loop driver's discard is PUNCH_HOLE and its write-zeroes ZERO_RANGE, or

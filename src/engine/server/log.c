@@ -36,6 +36,18 @@ vd_log_open(void)
     }
 }
 
+/* A path in it must not make a second line. */
+static void
+replace_control_characters(char *text)
+{
+    for (; *text != '\0'; text++) {
+        unsigned char byte = (unsigned char)*text;
+        if (byte < ' ' || byte == 0x7F) {
+            *text = '?';
+        }
+    }
+}
+
 /* The log is not worth waiting for: disks are. */
 static void
 send_line(const char *reason)
@@ -55,6 +67,7 @@ vd_log(const char *format, ...)
     va_start(arguments, format);
     vsnprintf(reason, sizeof(reason), format, arguments);
     va_end(arguments);
+    replace_control_characters(reason);
     vd_trace(VD_TRACE_ATTACH, "server: %s", reason);
     if (log_socket >= 0) {
         send_line(reason);
