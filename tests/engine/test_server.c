@@ -633,6 +633,9 @@ resident_bytes(pid_t pid)
     unsigned long long total = 0, resident = 0;
     snprintf(path, sizeof(path), "/proc/%d/statm", pid);
     FILE *file = fopen(path, "re");
+    if (file == NULL) {
+        check_broken(path); /* the server is gone */
+    }
     CHECK_EQ(2, fscanf(file, "%llu %llu", &total, &resident));
     fclose(file);
     return resident * (uint64_t)sysconf(_SC_PAGESIZE);
