@@ -55,7 +55,7 @@ MICROSOFT_VENDOR: Final = uuid.UUID("ec984aec-a0f9-47e9-901f-71415a66345b")
 
 _NOT_SUPPORTED: Final = 50
 _BUSY: Final = 170
-_PRIVILEGE_NOT_HELD: Final = 1314
+_NO_DEVICE: Final = frozenset({_NOT_SUPPORTED, 1314})  # ERROR_PRIVILEGE_NOT_HELD
 _SHARING_VIOLATION: Final = 32
 _NOT_ATTACHED: Final = frozenset({21, 1168})  # ERROR_NOT_READY, _NOT_FOUND
 _NOT_VIRTUAL_DISK: Final = 0xC03A0015
@@ -340,14 +340,19 @@ class VirtualDisk:
                 error.remedy = _AT_BOOT_REMEDY
             if error.winerror == _SHARING_VIOLATION:
                 error.remedy = _who_holds(self._path) or error.remedy
-            unprivileged = error.winerror == _PRIVILEGE_NOT_HELD and not WINDOWS
-            if unprivileged and not self._optical:
+            if error.winerror in _NO_DEVICE and self._could_be_private(flags):
                 error.remedy = f"{error.remedy}; {_PRIVATE_REMEDY}"
             raise
         self._local = not flags & AttachFlag.NO_LOCAL_HOST
         self._permanent = bool(flags & AttachFlag.PERMANENT_LIFETIME)
         self._size = length or None
         self._attached = self._was_attached = True
+
+    def _could_be_private(self, flags: int) -> bool:
+        """Whether NO_LOCAL_HOST would help where there is no device to be had."""
+        other = AttachFlag.NO_LOCAL_HOST | AttachFlag.AT_BOOT
+        other |= AttachFlag.PERMANENT_LIFETIME
+        return not (WINDOWS or self._optical or flags & other)
 
     def detach(self) -> None:
         """Takes the disk away from the system.

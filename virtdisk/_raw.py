@@ -179,6 +179,13 @@ class AlignedFile(io.RawIOBase):
         self._position += len(data)
         return len(data)
 
+    def readall(self) -> bytes:
+        """Reads to the end of the disk, in large pieces."""
+        pieces = []
+        while piece := self.read(max(_MAX_TRANSFER, self._sector)):
+            pieces.append(piece)
+        return b"".join(pieces)
+
     def write(self, buffer: ReadableBuffer, /) -> int:
         """Writes; fewer bytes than given near the disk's end.
 

@@ -7,9 +7,9 @@
  * 512 GiB with 2 MiB blocks. */
 #define LOOKUPS_MAX 262144
 
-/* What may lie between a block and the next: the bitmap of a VHD's block, or
- * the sector bitmaps of a VHDX. */
-#define GAP_MAX (UINT64_C(1) << 20)
+/* What may lie between a block and the next: the bitmap of a VHD's block of
+ * 256 MiB, and less in all others. */
+#define GAP_MAX 65536
 
 #define ALIGNMENT 4096
 
