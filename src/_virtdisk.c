@@ -2490,13 +2490,13 @@ raw_scsi(PyObject *module, PyObject *args, PyObject *kwargs)
     HANDLE value = NULL;
     DWORD code;
 
+    if (state->raw_scsi == NULL) {
+        return PyErr_Format(PyExc_NotImplementedError,
+                            "%s needs Windows 10 or Windows Server 2016",
+                            function);
+    }
     memset(&request, 0, sizeof(request));
     if (parse_scsi(state, args, kwargs, &request) < 0) {
-        goto done;
-    }
-    if (state->raw_scsi == NULL) {
-        PyErr_Format(PyExc_NotImplementedError,
-                     "%s needs Windows 10 or Windows Server 2016", function);
         goto done;
     }
     if (raise_audit_event(state,

@@ -43,6 +43,11 @@ STRUCTURES: dict[str, tuple[str, ...]] = {
     "GetAllAttachedVirtualDiskPhysicalPaths": (),
     "GetVirtualDiskInformation": ("GET_VIRTUAL_DISK_INFO",),
     "GetVirtualDiskOperationProgress": ("VIRTUAL_DISK_PROGRESS",),
+    "AddVirtualDiskParent": (),
+    "RawSCSIVirtualDisk": (
+        "RAW_SCSI_VIRTUAL_DISK_PARAMETERS",
+        "RAW_SCSI_VIRTUAL_DISK_RESPONSE",
+    ),
 }
 # Functions that the module offers as a method.
 METHODS = {("Overlapped", "progress"): "GetVirtualDiskOperationProgress"}

@@ -47,10 +47,14 @@ def test_audit_events(
     _virtdisk.OpenVirtualDisk(path, access_mask=0x80000, flags=0xFFFFFFFF).close()
     _virtdisk.AttachVirtualDisk(disk, flags=5)
     _virtdisk.DetachVirtualDisk(disk, flags=1)
+    _virtdisk.AddVirtualDiskParent(disk, path)
+    _virtdisk.RawSCSIVirtualDisk(disk, bytearray(b"\x12\x34"))
     assert events == [
         ("virtdisk.OpenVirtualDisk", path, 0x80000, 0xFFFFFFFF),
         ("virtdisk.AttachVirtualDisk", disk.path, 5),
         ("virtdisk.DetachVirtualDisk", disk.path, 1),
+        ("virtdisk.AddVirtualDiskParent", disk.path, path),
+        ("virtdisk.RawSCSIVirtualDisk", disk.path, b"\x12\x34"),
     ]
 
 

@@ -44,6 +44,16 @@ CALLS: list[tuple[str, Call]] = [
         "GetVirtualDiskInformation",
         lambda disk: _virtdisk.GetVirtualDiskInformation(disk, 1),
     ),
+    (
+        "AddVirtualDiskParent",
+        lambda disk: _virtdisk.AddVirtualDiskParent(disk, "C:\\parent.vhdx"),
+    ),
+    (
+        "RawSCSIVirtualDisk",
+        lambda disk: _virtdisk.RawSCSIVirtualDisk(
+            disk, bytes(6), data_in=bytearray(36)
+        ),
+    ),
 ]
 WITH_HANDLE = [
     (function, call)

@@ -45,6 +45,14 @@ def test_what_would_end_the_process_is_refused(function: str) -> None:
         call()
 
 
+def test_what_a_system_is_too_old_for() -> None:
+    """Not exported: the module is loaded all the same, and says why."""
+    assert not hasattr(ctypes.WinDLL("virtdisk.dll"), "RawSCSIVirtualDisk")
+    call: Callable[..., object] = _virtdisk.RawSCSIVirtualDisk
+    with pytest.raises(NotImplementedError, match="Windows 10 or Windows Server 2016"):
+        call(None, b"")
+
+
 def test_facade() -> None:
     with pytest.raises(NotImplementedError, match="Wine"):
         virtdisk.attached()
