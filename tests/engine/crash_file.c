@@ -289,6 +289,10 @@ apply_some(struct crash_file *medium, const struct event *event,
 {
     uint64_t end = event->offset + event->length;
     bool taken = random_below(random, 2) == 0;
+    if (event->kind == EVENT_WRITE && end > medium->size &&
+        random_below(random, 2) == 0) {
+        medium->size = end; /* whatever of the content comes with it */
+    }
     if (event->kind == EVENT_TRUNCATE || event->kind == EVENT_FLUSH ||
         random_below(random, 3) != 0) {
         if (taken) {

@@ -43,6 +43,23 @@ content_decides(void)
     put_simple_footer(content + SIZE, SIZE, 2);
     CHECK_OK(find(0, &format));
     CHECK(format == &vd_vhd_format);
+    memset(content, 0, sizeof(content));
+    memcpy(content, "vhdxfile", 8);
+    CHECK_OK(find(0, &format));
+    CHECK(format == &vd_vhdx_format);
+}
+
+/* A fixed VHD that holds a VHDX. */
+static void
+a_nested_image_is_no_proof(void)
+{
+    const struct vd_format *format;
+    memset(content, 0, sizeof(content));
+    memcpy(content, "vhdxfile", 8);
+    put_simple_footer(content + SIZE, SIZE, 2);
+    CHECK_EQ(NOT_FOUND, find(0, &format));
+    CHECK_OK(find(2, &format));
+    CHECK(format == &vd_vhd_format);
 }
 
 /* A fixed VHD that holds a disc image. */
@@ -69,7 +86,9 @@ a_named_format_is_not_looked_for(void)
     CHECK(format == &vd_iso_format);
     CHECK_OK(find(2, &format));
     CHECK(format == &vd_vhd_format);
-    CHECK_EQ(NOT_FOUND, find(3, &format));
+    CHECK_OK(find(3, &format));
+    CHECK(format == &vd_vhdx_format);
+    CHECK_EQ(NOT_FOUND, find(4, &format));
     CHECK_EQ(NOT_FOUND, find(UINT32_MAX, &format));
 }
 
@@ -78,7 +97,7 @@ an_unreadable_file_is_no_unknown_one(void)
 {
     const struct vd_format *format = NULL;
     struct memory_file memory = memory_file_over(content, sizeof(content));
-    for (int n = 0; n < 6; n++) { /* ISO: 2 operations, VHD: 4 */
+    for (int n = 0; n < 7; n++) { /* ISO: 2 operations, VHD: 4, VHDX */
         memory.operations_left = n;
         CHECK_EQ(1117, vd_format_find(&memory.file, 0, &format));
     }
@@ -90,6 +109,7 @@ main(void)
 {
     content_decides();
     two_claims_are_none();
+    a_nested_image_is_no_proof();
     a_named_format_is_not_looked_for();
     an_unreadable_file_is_no_unknown_one();
     return check_result();

@@ -9,7 +9,7 @@
 #define SECTOR 2048
 #define FIRST 16
 
-static const struct vd_open_request reading = {.writable = false};
+static const struct vd_open_request read_only = {.writable = false};
 
 static uint8_t image[100 * SECTOR];
 
@@ -42,7 +42,7 @@ open_error(size_t size)
 {
     struct vd_image *opened = NULL;
     struct memory_file memory = memory_file_over(image, size);
-    vd_error error = vd_iso_format.open(&memory.file, &reading, &opened);
+    vd_error error = vd_iso_format.open(&memory.file, &read_only, &opened);
     if (error == 0) {
         CHECK_OK(opened->format->close(opened));
     }
@@ -61,7 +61,7 @@ an_image_is_an_optical_disc(void)
     struct memory_file memory = memory_file_over(image, size);
     struct vd_image *opened = NULL;
     CHECK(recognised(size));
-    CHECK_OK(vd_iso_format.open(&memory.file, &reading, &opened));
+    CHECK_OK(vd_iso_format.open(&memory.file, &read_only, &opened));
     CHECK(opened->format == &vd_iso_format);
     CHECK(opened->file == &memory.file);
     CHECK_EQ(size, opened->info.size_bytes);
@@ -167,7 +167,7 @@ the_walk_is_bounded(void)
     put(FIRST + 64, 1, "CD001");
     struct memory_file memory = memory_file_over(image, sizeof(image));
     struct vd_image *opened = NULL;
-    CHECK_EQ(1392, vd_iso_format.open(&memory.file, &reading, &opened));
+    CHECK_EQ(1392, vd_iso_format.open(&memory.file, &read_only, &opened));
     CHECK_EQ(64, memory.reads);
 }
 
@@ -184,7 +184,7 @@ faults_are_reported(void)
         memory.operations_left = n;
         CHECK_EQ(1117, vd_iso_format.probe(&memory.file, &found));
         memory.operations_left = n;
-        CHECK_EQ(1117, vd_iso_format.open(&memory.file, &reading, &opened));
+        CHECK_EQ(1117, vd_iso_format.open(&memory.file, &read_only, &opened));
         CHECK(found && opened == NULL);
     }
     check_fail_allocation(0);

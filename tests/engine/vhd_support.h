@@ -120,4 +120,65 @@ create_request(enum vd_vhd_disk_type type, uint64_t size)
     return request;
 }
 
+static inline struct crash_file *
+new_image(const struct vd_vhd_create_request *request)
+{
+    struct crash_file *file = crash_file_new();
+    CHECK_OK(vd_vhd_create(crash_file_of(file), request));
+    return file;
+}
+
+#define BLOCK 0x200000u
+#define STRIDE (BLOCK + 512)
+
+/* A disk of four blocks, of which 0 and 2 are there: at 0x800, one behind the
+ * other, and then the footer. */
+static const struct build usual = {
+    .size = 4 * BLOCK, .block_size = BLOCK, .type = 3};
+#define USUAL_END (0x800 + 2 * STRIDE)
+
+static inline struct crash_file *
+build_usual(const struct build *build)
+{
+    struct crash_file *file = crash_file_new();
+    build_image(crash_file_of(file), build, USUAL_END);
+    build_entry(crash_file_of(file), 0, 4);
+    build_entry(crash_file_of(file), 2, 4 + STRIDE / 512);
+    build_bitmap(crash_file_of(file), build, 4, 0xFF);
+    build_bitmap(crash_file_of(file), build, 4 + STRIDE / 512, 0xFF);
+    return file;
+}
+
+enum damage { WHOLE, GONE, TORN, ASTRAY, OTHER };
+
+static inline void
+damage_footer(struct crash_file *file, uint64_t at, enum damage damage)
+{
+    uint8_t zeros[FOOTER] = {0}, one = 1, offset[8];
+    put_be(offset, 513, 8);
+    if (damage == GONE) {
+        put_bytes(crash_file_of(file), at, zeros, FOOTER);
+    }
+    if (damage == TORN) {
+        put_bytes(crash_file_of(file), at + 300, &one, 1);
+    }
+    if (damage == ASTRAY) {
+        set_footer_bytes(file, at, 16, offset, 8);
+    }
+    if (damage == OTHER) {
+        set_footer_bytes(file, at, 68, "another disk's id", 16);
+    }
+}
+
+/* Two equal footers, the second right behind the two blocks. */
+static inline void
+check_whole(struct crash_file *file)
+{
+    uint8_t head[FOOTER], tail[FOOTER];
+    CHECK_EQ(USUAL_END + FOOTER, size_of(file));
+    get_bytes(file, 0, head, FOOTER);
+    get_bytes(file, USUAL_END, tail, FOOTER);
+    CHECK_BYTES(head, tail, FOOTER);
+}
+
 #endif

@@ -62,13 +62,16 @@ add_locator(struct vd_vhd_image *vhd, const struct vd_vhd_locator *locator)
     keep_clear(vhd, locator->offset, vd_vhd_locator_reserve(locator));
 }
 
-/* The whole BAT, which Windows pads to 4 KiB. */
+/* The whole BAT, which Windows pads up to the next 4 KiB of the file. */
 static uint64_t
 table_space(const struct vd_vhd_header *header)
 {
-    uint64_t length = (uint64_t)header->max_entries * sizeof(uint32_t);
-    return (length + VHD_DATA_ALIGNMENT - 1) / VHD_DATA_ALIGNMENT *
-           VHD_DATA_ALIGNMENT;
+    /* The offset is one in the file. */
+    uint64_t end = header->table_offset +
+                   (uint64_t)header->max_entries * sizeof(uint32_t);
+    end = (end + VHD_DATA_ALIGNMENT - 1) / VHD_DATA_ALIGNMENT *
+          VHD_DATA_ALIGNMENT;
+    return end - header->table_offset;
 }
 
 void

@@ -1,7 +1,7 @@
 /*
- * Making a new VHD, laid out as Windows 8 and later do it: the BAT padded to
- * 4 KiB, and the footer so that the data of the first block, whose bitmap
- * will take the footer's place, start on 4 KiB.
+ * Making a new VHD, laid out as Windows 8 and later do it: the BAT padded up
+ * to the next 4 KiB, and the footer so that the data of the first block, whose
+ * bitmap will take the footer's place, start on 4 KiB.
  *
  *     dynamic        0x0000 footer's copy   0x0200 header   0x0600 BAT
  *     differencing   0x0000 footer's copy   0x0200 header
@@ -22,6 +22,7 @@
 
 #define HEADER_OFFSET 512u
 #define BAT_OFFSET 0x600u /* dynamic */
+#define BAT_OFFSET_CHILD 0x2000u
 #define ABSOLUTE_OFFSET 0x1000u
 #define ALIGNMENT 4096u
 #define RELATIVE_SPACE (64u * 1024)
@@ -117,6 +118,14 @@ plan_locator(struct vd_vhd_locator *locator, uint32_t platform,
     };
 }
 
+static void
+plan_table(struct layout *layout, uint64_t offset)
+{
+    uint64_t length = (uint64_t)layout->header.max_entries * sizeof(uint32_t);
+    layout->header.table_offset = offset;
+    layout->table_length = round_up(offset + length, ALIGNMENT) - offset;
+}
+
 /* The whole path, or the file's name where that does not fit. */
 static void
 plan_name(struct vd_vhd_header *header,
@@ -145,7 +154,7 @@ static void
 plan_child(const struct vd_vhd_create_request *request, struct layout *layout)
 {
     struct vd_vhd_header *header = &layout->header;
-    uint64_t at = ABSOLUTE_OFFSET + ALIGNMENT;
+    uint64_t at = BAT_OFFSET_CHILD;
     unsigned slot = 0;
     if (request->absolute_path != NULL) {
         uint64_t space =
@@ -154,7 +163,7 @@ plan_child(const struct vd_vhd_create_request *request, struct layout *layout)
                      ABSOLUTE_OFFSET, space, request->absolute_path);
         at = ABSOLUTE_OFFSET + space;
     }
-    header->table_offset = at;
+    plan_table(layout, at);
     at += layout->table_length;
     plan_locator(&header->locators[slot], VHD_PLATFORM_W2RU, at,
                  RELATIVE_SPACE, request->relative_path);
@@ -170,14 +179,13 @@ plan(const struct vd_vhd_create_request *request, struct layout *layout)
     uint64_t entries =
         vd_vhd_entries_needed(request->size_bytes, request->block_size);
     memset(layout, 0, sizeof(*layout));
-    layout->table_length = round_up(entries * sizeof(uint32_t), ALIGNMENT);
     layout->header.max_entries = (uint32_t)entries; /* <= 4177920 */
     layout->header.block_size = request->block_size;
     if (request->type == VHD_TYPE_DIFFERENCING) {
         plan_child(request, layout);
     }
     else {
-        layout->header.table_offset = BAT_OFFSET;
+        plan_table(layout, BAT_OFFSET);
         layout->end = BAT_OFFSET + layout->table_length;
     }
     layout->end =

@@ -202,7 +202,8 @@ vd_vhdx_bitmap_index(const struct vhdx_geometry *geometry, uint64_t chunk)
  */
 struct vhdx_page {
     uint64_t file_offset;
-    bool dirty; /* mutator only: changed since the last log entry */
+    bool dirty;     /* mutator only: changed since the last log entry */
+    bool allocated; /* mutator only: the file has space for it */
     struct vhdx_page *next_dirty;
     _Atomic uint64_t words[VHDX_PAGE_WORDS];
 };
@@ -303,9 +304,17 @@ VD_MUST_CHECK
 vd_error vd_vhdx_lookup(struct vd_image *image, uint64_t offset,
                         uint64_t length, struct vd_extent *out);
 
-/* Mutator: stores a word and puts its page on the dirty list. */
-void vd_vhdx_page_store(struct vhdx_image *vhdx, struct vhdx_page *page,
-                        unsigned word, uint64_t value);
+/* Mutator: stores a word and puts its page on the dirty list.  The first time
+ * the page is written back as it is, so that a host without space for it says
+ * so now, to the writer, and not when the change is committed. */
+VD_MUST_CHECK
+vd_error vd_vhdx_page_store(struct vhdx_image *vhdx, struct vhdx_page *page,
+                            unsigned word, uint64_t value);
+
+/* Writes a page to its place in the file. */
+VD_MUST_CHECK
+vd_error vd_vhdx_page_apply(struct vhdx_image *vhdx,
+                            const struct vhdx_page *page);
 
 VD_MUST_CHECK
 vd_error vd_vhdx_begin(struct vd_image *image);

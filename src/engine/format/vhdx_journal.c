@@ -41,6 +41,7 @@ enum {
     DATA_SEQUENCE_LOW = 4092,
 };
 
+#define MAX_ALLOCATED_LOG (4 * VHDX_MIB) /* Windows makes 1 MiB */
 #define MAX_PAGES 1024 /* an entry: 4 MiB of memory while it is made */
 
 static size_t
@@ -151,8 +152,8 @@ write_entry(struct vhdx_image *vhdx)
     return error;
 }
 
-static vd_error
-apply_page(struct vhdx_image *vhdx, const struct vhdx_page *page)
+vd_error
+vd_vhdx_page_apply(struct vhdx_image *vhdx, const struct vhdx_page *page)
 {
     uint8_t bytes[VHDX_PAGE_SIZE];
     for (unsigned i = 0; i < VHDX_PAGE_WORDS; i++) {
@@ -168,7 +169,7 @@ apply_pages(struct vhdx_image *vhdx)
 {
     while (vhdx->dirty != NULL) {
         struct vhdx_page *page = vhdx->dirty;
-        vd_error error = apply_page(vhdx, page);
+        vd_error error = vd_vhdx_page_apply(vhdx, page);
         if (error != ERROR_SUCCESS) {
             return error;
         }
@@ -219,6 +220,24 @@ vd_vhdx_commit(struct vd_image *image)
 
 /* ---- the session ---- */
 
+/* Gives the empty log its space in the file, which may be a hole so far, so
+ * that a full host fails the first write and not a commit.  A log that is
+ * larger than anybody makes it is left as it is. */
+static vd_error
+allocate_log(struct vhdx_image *vhdx)
+{
+    const struct vhdx_header *header = &vhdx->header;
+    if (header->log_length > MAX_ALLOCATED_LOG) {
+        return ERROR_SUCCESS;
+    }
+    VD_AUTO_FREE uint8_t *zeros = calloc(1, header->log_length);
+    if (zeros == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    return vd_file_pwrite(vhdx->image.file, zeros, header->log_length,
+                          header->log_offset);
+}
+
 static vd_error
 begin_session(struct vhdx_image *vhdx)
 {
@@ -249,7 +268,11 @@ vd_vhdx_begin(struct vd_image *image)
     if (vhdx->begun) {
         return ERROR_SUCCESS;
     }
-    vd_error error = remember(vhdx, begin_session(vhdx));
+    vd_error error = allocate_log(vhdx);
+    if (error != ERROR_SUCCESS) {
+        return error; /* nothing has changed */
+    }
+    error = remember(vhdx, begin_session(vhdx));
     vhdx->begun = error == ERROR_SUCCESS;
     return error;
 }

@@ -181,6 +181,7 @@ read_page(struct vhdx_image *vhdx, uint64_t file_offset,
     }
     page->file_offset = file_offset;
     page->dirty = false;
+    page->allocated = false;
     page->next_dirty = NULL;
     for (unsigned i = 0; i < VHDX_PAGE_WORDS; i++) {
         atomic_init(&page->words[i], vd_get_le64(bytes + i * 8));

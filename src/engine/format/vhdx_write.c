@@ -20,12 +20,27 @@
 
 /* ---- changed pages ---- */
 
-void
+static vd_error
+allocate_page(struct vhdx_image *vhdx, struct vhdx_page *page)
+{
+    if (page->allocated) {
+        return ERROR_SUCCESS;
+    }
+    vd_error error = vd_vhdx_page_apply(vhdx, page);
+    page->allocated = error == ERROR_SUCCESS;
+    return error;
+}
+
+vd_error
 vd_vhdx_page_store(struct vhdx_image *vhdx, struct vhdx_page *page,
                    unsigned word, uint64_t value)
 {
     if (atomic_load(&page->words[word]) == value) {
-        return;
+        return ERROR_SUCCESS;
+    }
+    vd_error error = allocate_page(vhdx, page);
+    if (error != ERROR_SUCCESS) {
+        return error;
     }
     atomic_store(&page->words[word], value);
     if (!page->dirty) {
@@ -34,6 +49,7 @@ vd_vhdx_page_store(struct vhdx_image *vhdx, struct vhdx_page *page,
         vhdx->dirty = page;
         vhdx->dirty_count++;
     }
+    return ERROR_SUCCESS;
 }
 
 static vd_error
@@ -41,11 +57,10 @@ set_entry(struct vhdx_image *vhdx, uint64_t index, uint64_t entry)
 {
     struct vhdx_page *page;
     vd_error error = vd_vhdx_bat_page(vhdx, index, &page);
-    if (error == ERROR_SUCCESS) {
-        vd_vhdx_page_store(vhdx, page, (unsigned)(index % VHDX_PAGE_WORDS),
-                           entry);
-    }
-    return error;
+    return error != ERROR_SUCCESS
+               ? error
+               : vd_vhdx_page_store(
+                     vhdx, page, (unsigned)(index % VHDX_PAGE_WORDS), entry);
 }
 
 static vd_error
@@ -162,8 +177,11 @@ mark(struct vhdx_image *vhdx, uint64_t sector, uint64_t count, bool present)
                         << bit % 64;
         unsigned word = (unsigned)(bit / 64 % VHDX_PAGE_WORDS);
         uint64_t old = atomic_load(&page->words[word]);
-        vd_vhdx_page_store(vhdx, page, word,
-                           present ? old | mask : old & ~mask);
+        error = vd_vhdx_page_store(vhdx, page, word,
+                                   present ? old | mask : old & ~mask);
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
         sector += run;
         count -= run;
     }

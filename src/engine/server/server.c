@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -92,12 +93,12 @@ close_disk(struct server *server)
     if (server->file.disk == NULL) {
         return EXIT_FAILURE;
     }
-    vd_error error = vd_disk_flush(server->file.disk);
+    VD_AUTO_FREE char *path = strdup(vd_disk_path(server->file.disk));
+    vd_error error = vd_disk_finish(server->file.disk);
     if (error != ERROR_SUCCESS) {
         vd_log("%s: its last changes are lost: error %u",
-               vd_disk_path(server->file.disk), error);
+               path != NULL ? path : "a disk", error);
     }
-    vd_disk_close(server->file.disk);
     return error == ERROR_SUCCESS ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
