@@ -21,12 +21,11 @@ ENGINE = {
     " vhdx_header vhdx_journal vhdx_locator vhdx_log vhdx_metadata vhdx_page"
     " vhdx_region vhdx_write",
     "disk": "disk disk_io host image_lock layer parent parent_path partition_gpt"
-    " partition_mbr partition_table"
-    " scsi scsi_blocks scsi_disk scsi_pages survey",
+    " partition_mbr partition_table scsi scsi_blocks scsi_disk scsi_pages survey",
     "server": "channel",
-    "attach": "attach attached closing detach held live locked_files loop node partitions"
-    " record registry server_client surface_fuse surface_handle surface_loop surfaces"
-    " text udev watch",
+    "attach": "attach attached closing detach held live locked_files loop node"
+    " partitions record registry server_client surface_fuse surface_handle"
+    " surface_loop surfaces text udev watch",
     "api": "attach detach event handles info last_error look multi_sz open operation"
     " overlapped parent paths raw_scsi sddl security security_access sid virtual_disk",
 }

@@ -413,7 +413,8 @@ def test_nobody_without_any_device(name: str, tool: Tool, public: pathlib.Path) 
     path = tool.create(kind, SIZE, public / f"disk{kind.suffix}")
     os.chown(path, 65534, 65534)
     hide = 'mount -t tmpfs none /dev && exec "$@"'
-    command = [unshare, "--mount", "sh", "-c", hide, "sh", *PYTHON, "-c", BARE, path]
+    hidden = [unshare, "--mount", "sh", "-c", hide, "sh"]
+    command = [*hidden, *PYTHON, "-c", BARE, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     remedy, found = done.stdout.splitlines()

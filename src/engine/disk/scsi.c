@@ -149,8 +149,8 @@ find_operation(uint8_t code)
     return NULL;
 }
 
-#define CONTROL_NACA 0x04 /* keep the command's failure until it is cleared   \
-                           */
+/* Of the control byte: keep a failure until it is cleared. */
+#define CONTROL_NACA 0x04
 
 void
 vd_scsi_execute(const struct vd_scsi_unit *unit,
