@@ -45,5 +45,5 @@ wheels: ## build and test the wheels of this platform (needs Docker on Linux)
 
 clean: ## remove what was built
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	rm -f virtdisk/_virtdisk*.so virtdisk/_virtdisk*.pyd
+	rm -f virtdisk/_virtdisk*.so virtdisk/_virtdisk*.pyd virtdisk/virtdisk-server
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

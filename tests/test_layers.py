@@ -201,6 +201,10 @@ GLOBALS = {
     "api/last_error.c": {"last_error"},  # one per thread
     "attach/held.c": {"held"},
     "base/trace.c": {"trace_mask"},
+    # The server is a process of its own for one disk.
+    "server/fuse_operations.c": {"count"},
+    "server/log.c": {"log_socket"},
+    "server/server.c": {"partial"},
 }
 
 
@@ -236,7 +240,9 @@ def test_no_globals(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
         [nm, "a.o"], check=True, cwd=tmp_path, capture_output=True, text=True
     ).stdout
     variables = {
-        line.split()[-1] for line in listed.splitlines() if line.split()[-2] in "bBdDC"
+        line.split()[-1].partition(".")[0]  # gcc numbers those inside functions
+        for line in listed.splitlines()
+        if line.split()[-2] in "bBdDC"
     }
     name = source.relative_to(ROOT / "src" / "engine").as_posix()
     assert variables == GLOBALS.get(name, set())

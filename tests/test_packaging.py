@@ -124,9 +124,10 @@ def test_every_c_file_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr("setuptools.setup", lambda **kw: given.update(kw))
     monkeypatch.chdir(ROOT)
-    runpy.run_path("setup.py")
+    script = runpy.run_path("setup.py")
     (extension,) = given["ext_modules"]
-    assert sorted(extension.sources) == sorted(
+    server = [f"src/engine/server/{name}.c" for name in script["SERVER"].split()]
+    assert sorted([*extension.sources, *server]) == sorted(
         path.relative_to(ROOT).as_posix() for path in (ROOT / "src").rglob("*.c")
     )
 
