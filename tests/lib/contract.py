@@ -819,6 +819,51 @@ OTHERS = [
         ACCESS_DENIED,
         source="API.md 2.6",
     ),
+    _row(
+        "AddVirtualDiskParent",
+        "without CUSTOM_DIFF_CHAIN",
+        lambda c: api.AddVirtualDiskParent(c.vhd(), c.path("vhd")),
+        INVALID_PARAMETER,
+        source="API.md 1.4 (inferred)",
+        windows=(),
+    ),
+    _row(
+        "RawSCSIVirtualDisk",
+        "TEST UNIT READY",
+        lambda c: api.RawSCSIVirtualDisk(c.attached_vhd(NO_LOCAL_HOST), bytes(6)),
+        OK,
+        source="API.md 2.7",
+        windows=(),
+        attaches=True,
+    ),
+    _row(
+        "RawSCSIVirtualDisk",
+        "unknown command",
+        lambda c: api.RawSCSIVirtualDisk(c.attached_vhd(NO_LOCAL_HOST), b"\xff" * 6),
+        OK,
+        source="API.md 2.7: the call succeeds, the command does not",
+        windows=(),
+        attaches=True,
+    ),
+    _row(
+        "RawSCSIVirtualDisk",
+        "not attached",
+        lambda c: api.RawSCSIVirtualDisk(c.vhd(), bytes(6)),
+        NOT_READY,
+        source="API.md 2.7 (inferred)",
+        windows=(),
+    ),
+    _row(
+        "RawSCSIVirtualDisk",
+        "flags",
+        lambda c: api.RawSCSIVirtualDisk(
+            c.attached_vhd(NO_LOCAL_HOST), bytes(6), flags=1
+        ),
+        INVALID_PARAMETER,
+        source="API.md 1.4",
+        windows=(),
+        attaches=True,
+    ),
 ]
 
 # The outcome of every class for a fixed VHD and an ISO, detached.

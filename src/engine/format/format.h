@@ -47,10 +47,10 @@ struct vd_image_info {
     uint32_t physical_sector_size; /* reported by the image */
     uint32_t block_size;           /* 0: the format has no blocks */
     enum vd_subtype subtype;
-    bool optical;        /* an optical disc: read-only, no partitions */
-    bool has_identifier; /* what a child calls its parent; VHD: the */
+    bool optical;              /* an optical disc: read-only, no partitions */
+    bool has_identifier;       /* what a child calls its parent; VHD: the */
     struct vd_guid identifier; /* unique id, VHDX: its DataWriteGuid */
-    bool has_virtual_disk_id; /* VHDX: the page 83 id */
+    bool has_virtual_disk_id;  /* VHDX: the page 83 id */
     struct vd_guid virtual_disk_id;
     bool has_parent_identifier; /* VHD: the parent's unique id; VHDX: its */
     struct vd_guid parent_identifier; /* DataWriteGuid (parent_linkage) */
