@@ -1,11 +1,12 @@
-"""Real images by many makers, read below the API to the last byte.
+"""Real VHD and VHDX images by many makers, read to the last byte.
 
-What each must read as is in the manifest, where several independent readers
-agreed on it; attaching them is in test_images.py.
+Below the API, by the disk layer alone, and as an attached device.  What each
+must read as is in the manifest, where several independent readers agreed.
 """
 
 from __future__ import annotations
 
+import os
 import pathlib
 import struct
 import subprocess
@@ -16,7 +17,17 @@ from typing import Any
 import pytest
 from engine_build import Build, run
 from images import MIB, EngineError, Tool, running, unpack
-from support import LINUX, image_names, image_path, manifest, require_tool, sha256
+from support import (
+    LINUX,
+    image_names,
+    image_path,
+    manifest,
+    require_loop,
+    require_tool,
+    sha256,
+)
+
+import virtdisk
 
 pytestmark = pytest.mark.skipif(not LINUX, reason="the engine is for Linux")
 
@@ -105,6 +116,51 @@ def test_a_child_without_its_parent(
     assert sha256(path) == manifest()[name]["sha256"]
 
 
+# ---- as a device ----
+
+
+def device_sha256(device: str) -> str:
+    """Of the whole device; of a very large one, that it is blank."""
+    with open(device, "rb", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size <= LARGEST:
+            return sha256(device)
+        for offset in (0, size // 2, size - MIB):
+            file.seek(offset)
+            assert file.read(MIB) == bytes(MIB)
+    return "blank"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_attached_device_reads_the_same(name: str, tmp_path: pathlib.Path) -> None:
+    """Read-only: neither the image nor its parents change by a bit."""
+    require_loop()
+    path = unpack(name, tmp_path)
+    expected = manifest()[name]
+    before = {file: sha256(file) for file in tmp_path.iterdir()}
+    with virtdisk.attach(path, read_only=True, drive_letter=False) as disk:
+        with disk.raw() as raw:
+            assert raw.seek(0, os.SEEK_END) == expected["virtual_size"]
+        assert device_sha256(disk.physical_path) == expected_sha256(expected)
+    assert {file: sha256(file) for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in DIRTY])
+def test_attaching_for_writing_changes_nothing(
+    name: str, tmp_path: pathlib.Path
+) -> None:
+    require_loop()
+    path = unpack(name, tmp_path)
+    before = {file: sha256(file) for file in tmp_path.iterdir()}
+    with (
+        virtdisk.attach(path, drive_letter=False) as disk,
+        open(disk.physical_path, "r+b", buffering=0) as device,
+    ):
+        device.read(MIB)
+        os.fsync(device)
+    assert {file: sha256(file) for file in tmp_path.iterdir()} == before
+
+
 # ---- a log to be replayed ----
 
 
@@ -145,14 +201,19 @@ def changed_pages(before: bytes, after: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("name", DIRTY)
+@pytest.mark.parametrize("way", ["opened", "attached"])
 def test_replay_changes_the_headers_and_the_table(
-    name: str, tool: Tool, tmp_path: pathlib.Path
+    name: str, way: str, tool: Tool, tmp_path: pathlib.Path
 ) -> None:
-    """A writable open replays the log, and touches nothing else."""
+    """For writing the log is replayed, and nothing else is touched."""
     path = unpack(name, tmp_path)
     before = path.read_bytes()
-    assert tool.open(path, "write")["log_dirty"]
-    tool.close()
+    if way == "opened":
+        assert tool.open(path, "write")["log_dirty"]
+        tool.close()
+    else:
+        require_loop()
+        virtdisk.attach(path, drive_letter=False).close()
     after = path.read_bytes()
     where = regions(before)
     changed = changed_pages(before, after)

@@ -15,6 +15,7 @@ import tempfile
 
 import hypothesis
 import pytest
+from devices import DeviceTool
 from engine_build import Build
 from hypothesis import strategies
 from hypothesis.stateful import (
@@ -26,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from images import MIB, Kind, Tool
-from support import LINUX, pattern
+from support import LINUX, pattern, require_loop
 
 pytestmark = pytest.mark.skipif(not LINUX, reason="the engine is for Linux")
 
@@ -61,11 +62,12 @@ class Disk(RuleBasedStateMachine):
     program: pathlib.Path
     kind: Kind
     layers = 1
+    make_tool: type[Tool | DeviceTool] = Tool
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="virtdisk-", dir=MEMORY))
-        self.tool = Tool(self.program)
+        self.tool = self.make_tool(self.program)
         self.serial = 0
         self.images: list[pathlib.Path] = []
         self.unit = self.kind.sector
@@ -136,9 +138,10 @@ class Disk(RuleBasedStateMachine):
         offset, length = self.bytes_of(data.draw(self.ranges()))
         self.check(offset, length)
 
+    @precondition(lambda self: self.make_tool is Tool)
     @rule(skew=strategies.integers(1, 4095), data=strategies.data())
     def read_across_sectors(self, skew: int, data: strategies.DataObject) -> None:
-        """Reading, unlike writing, is not bound to sectors."""
+        """Below the API reading, unlike writing, is not bound to sectors."""
         offset, length = self.bytes_of(data.draw(self.ranges()))
         offset = min(offset + skew, len(self.model) - 1)
         length = min(length, len(self.model) - offset)
@@ -199,9 +202,19 @@ def program(disk_build: Build) -> pathlib.Path:
     return disk_build.link_once("disk_tool")
 
 
-def try_disk(program: pathlib.Path, kind: Kind, layers: int) -> None:
+def try_disk(
+    program: pathlib.Path,
+    kind: Kind,
+    layers: int,
+    make_tool: type[Tool | DeviceTool] = Tool,
+) -> None:
     """Lets hypothesis look for a sequence that goes wrong."""
-    attributes = {"program": program, "kind": kind, "layers": layers}
+    attributes = {
+        "program": program,
+        "kind": kind,
+        "layers": layers,
+        "make_tool": make_tool,
+    }
     machine = type("DiskOfOneKind", (Disk,), attributes)
     run_state_machine_as_test(
         machine,
@@ -224,3 +237,16 @@ def test_a_disk_is_an_array(kind: Kind, program: pathlib.Path) -> None:
 @pytest.mark.parametrize("kind", GROWING, ids=str)
 def test_a_chain_is_an_array(kind: Kind, program: pathlib.Path) -> None:
     try_disk(program, kind, LAYERS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_an_attached_disk_is_an_array(kind: Kind, program: pathlib.Path) -> None:
+    """Direct I/O, BLKDISCARD and BLKZEROOUT on the device."""
+    require_loop()
+    try_disk(program, kind, 1, DeviceTool)
+
+
+@pytest.mark.parametrize("kind", GROWING, ids=str)
+def test_an_attached_chain_is_an_array(kind: Kind, program: pathlib.Path) -> None:
+    require_loop()
+    try_disk(program, kind, LAYERS, DeviceTool)
