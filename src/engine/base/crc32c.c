@@ -60,6 +60,12 @@ update(uint32_t crc, const uint8_t *bytes, size_t length)
 }
 
 uint32_t
+vd_crc32c_add(uint32_t state, const void *buffer, size_t length)
+{
+    return update(state, buffer, length);
+}
+
+uint32_t
 vd_crc32c(const void *buffer, size_t length)
 {
     return ~update(UINT32_MAX, buffer, length);

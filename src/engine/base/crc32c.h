@@ -12,6 +12,17 @@
 /* The CRC of a whole buffer. */
 uint32_t vd_crc32c(const void *buffer, size_t length);
 
+/* The same piece by piece: start with VD_CRC32C_START, hand the result of one
+ * piece to the next, and the last one to vd_crc32c_end. */
+#define VD_CRC32C_START UINT32_MAX
+uint32_t vd_crc32c_add(uint32_t state, const void *buffer, size_t length);
+
+static inline uint32_t
+vd_crc32c_end(uint32_t state)
+{
+    return ~state;
+}
+
 /* The CRC of a structure with its own 4-byte checksum field, at
  * field_offset, taken as zero. */
 uint32_t vd_crc32c_skipping(const uint8_t *structure, size_t length,

@@ -76,23 +76,14 @@ corrupt(const char *reason)
 
 /* ---- reading the ring ---- */
 
+/* Part of a 4 KiB sector of the ring, at its start; sectors never wrap. */
 static vd_error
-read_ring(struct log *log, uint32_t offset, uint8_t *buffer, uint32_t length)
+read_sector(struct log *log, uint64_t offset, uint8_t *buffer, uint32_t length)
 {
     const struct vhdx_header *header = &log->vhdx->header;
-    struct vd_file *file = log->vhdx->image.file;
-    uint32_t first = header->log_length - offset;
-    if (first > length) {
-        first = length;
-    }
     log->work += length;
-    vd_error error =
-        vd_file_pread(file, buffer, first, header->log_offset + offset);
-    if (error == ERROR_SUCCESS && first < length) {
-        error = vd_file_pread(file, buffer + first, length - first,
-                              header->log_offset);
-    }
-    return error;
+    return vd_file_pread(log->vhdx->image.file, buffer, length,
+                         header->log_offset + offset % header->log_length);
 }
 
 /* ---- one entry ---- */
@@ -104,6 +95,16 @@ descriptor_area(uint32_t descriptors)
         ENTRY_DESCRIPTORS + (uint64_t)descriptors * DESCRIPTOR_SIZE;
     bytes = (bytes + VHDX_PAGE_SIZE - 1) / VHDX_PAGE_SIZE * VHDX_PAGE_SIZE;
     return bytes > UINT32_MAX ? UINT32_MAX : (uint32_t)bytes;
+}
+
+/* Each descriptor brings one sector of data at most. */
+static bool
+fits_descriptors(const struct entry *entry)
+{
+    uint64_t area = descriptor_area(entry->descriptors);
+    return entry->length >= area &&
+           entry->length <=
+               area + (uint64_t)entry->descriptors * VHDX_PAGE_SIZE;
 }
 
 /* What can be told from the first 64 bytes alone. */
@@ -125,15 +126,8 @@ decode_header(const struct vhdx_header *header, const uint8_t *bytes,
            entry->length <= header->log_length &&
            entry->tail % VHDX_PAGE_SIZE == 0 &&
            entry->tail < header->log_length && entry->sequence != 0 &&
-           descriptor_area(entry->descriptors) <= entry->length &&
-           entry->flushed % VHDX_MIB == 0 && entry->last % VHDX_MIB == 0 &&
-           entry->last <= MAX_FILE_SIZE;
-}
-
-static const uint8_t *
-descriptor_at(const uint8_t *bytes, uint32_t index)
-{
-    return bytes + ENTRY_DESCRIPTORS + (size_t)index * DESCRIPTOR_SIZE;
+           fits_descriptors(entry) && entry->flushed % VHDX_MIB == 0 &&
+           entry->last % VHDX_MIB == 0 && entry->last <= MAX_FILE_SIZE;
 }
 
 static bool
@@ -168,62 +162,97 @@ check_target(const struct vhdx_image *vhdx, const struct entry *entry,
            end <= limit && (end <= log_start || offset >= log_end);
 }
 
-static bool
-check_descriptors(const struct vhdx_image *vhdx, const struct entry *entry,
-                  const uint8_t *bytes)
+/* ---- checking an entry, sector by sector ---- */
+
+struct check {
+    const struct vhdx_image *vhdx;
+    const struct entry *entry;
+    uint32_t at; /* of the sector in the entry */
+    uint32_t checksum;
+    uint32_t crc;
+    uint64_t pages; /* data descriptors so far */
+};
+
+/* The descriptors of a sector: none lies across two. */
+static uint32_t
+first_descriptor(uint32_t at)
 {
-    uint64_t pages = 0;
-    for (uint32_t i = 0; i < entry->descriptors; i++) {
-        const uint8_t *descriptor = descriptor_at(bytes, i);
-        if ((!is_data(descriptor) && memcmp(descriptor, "zero", 4) != 0) ||
-            vd_get_le64(descriptor + DESCRIPTOR_SEQUENCE) != entry->sequence ||
-            !check_target(vhdx, entry, descriptor)) {
-            return false;
-        }
-        pages += is_data(descriptor);
-    }
-    return entry->length ==
-           descriptor_area(entry->descriptors) + pages * VHDX_PAGE_SIZE;
+    return at == 0 ? 0 : (at - ENTRY_DESCRIPTORS) / DESCRIPTOR_SIZE;
 }
 
 static bool
-check_data(const struct entry *entry, const uint8_t *bytes)
+check_descriptors(struct check *check, const uint8_t *sector)
 {
-    for (uint32_t at = descriptor_area(entry->descriptors); at < entry->length;
-         at += VHDX_PAGE_SIZE) {
-        const uint8_t *sector = bytes + at;
-        uint64_t sequence = (uint64_t)vd_get_le32(sector + DATA_SEQUENCE_HIGH)
-                                << 32 |
-                            vd_get_le32(sector + DATA_SEQUENCE_LOW);
-        if (memcmp(sector, "data", 4) != 0 || sequence != entry->sequence) {
+    const struct entry *entry = check->entry;
+    uint32_t first = first_descriptor(check->at);
+    uint32_t end = first_descriptor(check->at + VHDX_PAGE_SIZE);
+    const uint8_t *descriptor =
+        sector + (check->at == 0 ? ENTRY_DESCRIPTORS : 0);
+    for (uint32_t i = first; i < end && i < entry->descriptors; i++) {
+        if ((!is_data(descriptor) && memcmp(descriptor, "zero", 4) != 0) ||
+            vd_get_le64(descriptor + DESCRIPTOR_SEQUENCE) != entry->sequence ||
+            !check_target(check->vhdx, entry, descriptor)) {
             return false;
         }
+        check->pages += is_data(descriptor);
+        descriptor += DESCRIPTOR_SIZE;
     }
     return true;
 }
 
 static bool
-check_entry(const struct vhdx_image *vhdx, const struct entry *entry,
-            const uint8_t *bytes)
+check_data(const struct check *check, const uint8_t *sector)
 {
-    return check_descriptors(vhdx, entry, bytes) && check_data(entry, bytes) &&
-           vd_crc32c_skipping(bytes, entry->length, ENTRY_CHECKSUM) ==
-               vd_get_le32(bytes + ENTRY_CHECKSUM);
+    uint64_t sequence = (uint64_t)vd_get_le32(sector + DATA_SEQUENCE_HIGH)
+                            << 32 |
+                        vd_get_le32(sector + DATA_SEQUENCE_LOW);
+    return memcmp(sector, "data", 4) == 0 &&
+           sequence == check->entry->sequence;
 }
 
-/* Reads the whole entry that is known to start at entry->offset. */
-static vd_error
-read_entry(struct log *log, const struct entry *entry, uint8_t **out)
+static bool
+check_sector(struct check *check, uint8_t sector[VHDX_PAGE_SIZE])
 {
-    VD_AUTO_FREE uint8_t *bytes = malloc(entry->length);
-    if (bytes == NULL) {
-        return ERROR_NOT_ENOUGH_MEMORY;
+    bool good = check->at < descriptor_area(check->entry->descriptors)
+                    ? check_descriptors(check, sector)
+                    : check_data(check, sector);
+    if (check->at == 0) {
+        check->checksum = vd_get_le32(sector + ENTRY_CHECKSUM);
+        memset(sector + ENTRY_CHECKSUM, 0, 4);
     }
-    vd_error error = read_ring(log, entry->offset, bytes, entry->length);
-    if (error == ERROR_SUCCESS) {
-        *out = VD_TAKE(bytes);
+    check->crc = vd_crc32c_add(check->crc, sector, VHDX_PAGE_SIZE);
+    return good;
+}
+
+static bool
+check_whole(const struct check *check)
+{
+    const struct entry *entry = check->entry;
+    return entry->length == descriptor_area(entry->descriptors) +
+                                check->pages * VHDX_PAGE_SIZE &&
+           vd_crc32c_end(check->crc) == check->checksum;
+}
+
+/* Ends with the first sector that is wrong, so a large claim costs nothing. */
+static vd_error
+check_entry(struct log *log, const struct entry *entry, bool *valid_out)
+{
+    struct check check = {
+        .vhdx = log->vhdx, .entry = entry, .crc = VD_CRC32C_START};
+    *valid_out = false;
+    for (; check.at < entry->length; check.at += VHDX_PAGE_SIZE) {
+        uint8_t sector[VHDX_PAGE_SIZE];
+        vd_error error = read_sector(log, (uint64_t)entry->offset + check.at,
+                                     sector, sizeof(sector));
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+        if (!check_sector(&check, sector)) {
+            return ERROR_SUCCESS;
+        }
     }
-    return error;
+    *valid_out = check_whole(&check);
+    return ERROR_SUCCESS;
 }
 
 /* Whether a valid entry starts at this place of the ring. */
@@ -232,7 +261,7 @@ find_entry(struct log *log, uint32_t offset, struct entry *entry,
            bool *valid_out)
 {
     uint8_t header[ENTRY_DESCRIPTORS];
-    vd_error error = read_ring(log, offset, header, sizeof(header));
+    vd_error error = read_sector(log, offset, header, sizeof(header));
     if (error != ERROR_SUCCESS) {
         return error;
     }
@@ -244,12 +273,7 @@ find_entry(struct log *log, uint32_t offset, struct entry *entry,
         (uint64_t)log->vhdx->header.log_length * WORK_LIMIT + VHDX_MIB) {
         return corrupt("entries that overlap without end");
     }
-    VD_AUTO_FREE uint8_t *bytes = NULL;
-    error = read_entry(log, entry, &bytes);
-    if (error == ERROR_SUCCESS) {
-        *valid_out = check_entry(log->vhdx, entry, bytes);
-    }
-    return error;
+    return check_entry(log, entry, valid_out);
 }
 
 /* ---- the active sequence, FORMATS 3.3 ---- */
@@ -377,23 +401,43 @@ struct sink {
 };
 
 static vd_error
+apply_data(struct log *log, uint64_t sector_offset, const uint8_t *descriptor,
+           struct sink *sink)
+{
+    uint8_t sector[VHDX_PAGE_SIZE], page[VHDX_PAGE_SIZE];
+    vd_error error = read_sector(log, sector_offset, sector, sizeof(sector));
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    restore_page(descriptor, sector, page);
+    return sink->page(sink, vd_get_le64(descriptor + DESCRIPTOR_FILE_OFFSET),
+                      page);
+}
+
+static vd_error
 apply_entry(struct log *log, const struct entry *entry, struct sink *sink)
 {
-    VD_AUTO_FREE uint8_t *bytes = NULL;
-    vd_error error = read_entry(log, entry, &bytes);
-    const uint8_t *sector = bytes + descriptor_area(entry->descriptors);
+    uint8_t sector[VHDX_PAGE_SIZE];
+    uint64_t data =
+        (uint64_t)entry->offset + descriptor_area(entry->descriptors);
+    vd_error error = ERROR_SUCCESS;
     for (uint32_t i = 0; i < entry->descriptors && error == ERROR_SUCCESS;
          i++) {
-        const uint8_t *descriptor = descriptor_at(bytes, i);
-        uint64_t offset = vd_get_le64(descriptor + DESCRIPTOR_FILE_OFFSET);
-        if (is_data(descriptor)) {
-            uint8_t page[VHDX_PAGE_SIZE];
-            restore_page(descriptor, sector, page);
-            sector += VHDX_PAGE_SIZE;
-            error = sink->page(sink, offset, page);
+        uint32_t at = ENTRY_DESCRIPTORS + i * DESCRIPTOR_SIZE;
+        const uint8_t *descriptor = sector + at % VHDX_PAGE_SIZE;
+        if (i == 0 || at % VHDX_PAGE_SIZE == 0) {
+            error = read_sector(
+                log, (uint64_t)entry->offset + at - at % VHDX_PAGE_SIZE,
+                sector, sizeof(sector));
         }
-        else {
-            error = sink->zero(sink, offset, target_length(descriptor));
+        if (error == ERROR_SUCCESS && is_data(descriptor)) {
+            error = apply_data(log, data, descriptor, sink);
+            data += VHDX_PAGE_SIZE;
+        }
+        else if (error == ERROR_SUCCESS) {
+            error = sink->zero(
+                sink, vd_get_le64(descriptor + DESCRIPTOR_FILE_OFFSET),
+                target_length(descriptor));
         }
         sink->order++;
     }
@@ -473,6 +517,16 @@ replay_into_file(struct log *log, const struct sequence *sequence)
 
 /* ---- into memory ---- */
 
+/* An array with room for one more element; its size is a power of two. */
+static void *
+grow(void *array, size_t count, size_t element_size)
+{
+    if ((count & (count - 1)) != 0) {
+        return array;
+    }
+    return realloc(array, (count == 0 ? 1 : count * 2) * element_size);
+}
+
 static vd_error
 page_into_overlay(struct sink *sink, uint64_t file_offset,
                   const uint8_t page[VHDX_PAGE_SIZE])
@@ -480,7 +534,7 @@ page_into_overlay(struct sink *sink, uint64_t file_offset,
     struct vhdx_overlay *overlay = &sink->vhdx->overlay;
     uint8_t *copy = malloc(VHDX_PAGE_SIZE);
     struct vhdx_overlay_page *grown =
-        realloc(overlay->pages, (overlay->page_count + 1) * sizeof(*grown));
+        grow(overlay->pages, overlay->page_count, sizeof(*grown));
     if (grown != NULL) {
         overlay->pages = grown;
     }
@@ -499,7 +553,7 @@ zero_into_overlay(struct sink *sink, uint64_t file_offset, uint64_t length)
 {
     struct vhdx_overlay *overlay = &sink->vhdx->overlay;
     struct vhdx_overlay_zero *grown =
-        realloc(overlay->zeros, (overlay->zero_count + 1) * sizeof(*grown));
+        grow(overlay->zeros, overlay->zero_count, sizeof(*grown));
     if (grown == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
