@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
             "this imports the source tree, which has no compiled module: "
             "run `pytest`, not `python -m pytest`"
         )
+    # Started in the background by a shell, this process ignores Ctrl-C, and so
+    # would every program that the tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

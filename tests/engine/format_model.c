@@ -183,7 +183,7 @@ write_range(struct run *run, const uint8_t *buffer, uint64_t length,
             uint64_t offset)
 {
     const struct vd_format *format = run->model->format;
-    vd_error error = format->begin(run->image);
+    vd_error error = format->begin(run->image, VD_CHANGE_CONTENT);
     while (length != 0 && error == ERROR_SUCCESS) {
         struct vd_extent extent;
         error = format->lookup(run->image, offset, length, &extent);

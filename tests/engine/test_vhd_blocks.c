@@ -129,7 +129,7 @@ bitmaps_of_dynamic_disks_become_full(void)
     CHECK_OK(vd_vhd_format.lookup(image, 0, 512, &extent));
     CHECK_OK(vd_vhd_format.commit(image));
     CHECK_EQ(events + 1, crash_file_events(file)); /* only the barrier */
-    CHECK_OK(vd_vhd_format.begin(image));
+    CHECK_OK(vd_vhd_format.begin(image, VD_CHANGE_CONTENT));
     CHECK_OK(vd_file_pwrite(image->file, buffer, 512, extent.file_offset));
     CHECK_OK(vd_vhd_format.commit(image));
     uint8_t bits[128], ones[128];
@@ -204,7 +204,7 @@ a_failed_barrier_ends_it(void)
     CHECK_EQ(IO_DEVICE, vd_vhd_format.commit(image));
     size_t events = crash_file_events(file);
     CHECK_EQ(IO_DEVICE, vd_vhd_format.commit(image));
-    CHECK_EQ(IO_DEVICE, vd_vhd_format.begin(image));
+    CHECK_EQ(IO_DEVICE, vd_vhd_format.begin(image, VD_CHANGE_CONTENT));
     CHECK_EQ(IO_DEVICE, vd_vhd_format.write(image, buffer, 512, 0));
     CHECK_EQ(IO_DEVICE, vd_vhd_format.zero(image, 0, 512, true));
     CHECK_EQ(IO_DEVICE, vd_vhd_format.close(image));

@@ -104,7 +104,7 @@ leaked_space_goes_with_the_first_change(void)
     CHECK_OK(open_error(file, true));
     CHECK_EQ(events, crash_file_events(file));
     struct vd_image *image = must_open(file, true);
-    CHECK_OK(vd_vhd_format.begin(image));
+    CHECK_OK(vd_vhd_format.begin(image, VD_CHANGE_CONTENT));
     check_whole(file);
     CHECK_OK(vd_vhd_format.write(image, buffer, 512, BLOCK));
     CHECK_EQ(0, get_u32(file, USUAL_END + 1024));
@@ -132,7 +132,7 @@ old_footers_are_completed(uint32_t type)
     CHECK_OK(open_error(file, true));
     CHECK_EQ(events, crash_file_events(file));
     struct vd_image *image = must_open(file, true);
-    CHECK_OK(vd_vhd_format.begin(image));
+    CHECK_OK(vd_vhd_format.begin(image, VD_CHANGE_CONTENT));
     CHECK_EQ(size + 1, size_of(file));
     CHECK_OK(vd_vhd_format.close(image));
     CHECK_EQ(size + 1, size_of(file));

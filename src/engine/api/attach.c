@@ -21,6 +21,7 @@
 #include "base/checked.h"
 #include "base/cleanup.h"
 #include "disk/partition_table.h"
+#include "disk/progress.h"
 
 #define FLAGS_KNOWN                                                           \
     (ATTACH_VIRTUAL_DISK_FLAG_READ_ONLY |                                     \
@@ -337,14 +338,15 @@ attach(struct vd_virtual_disk *virtual_disk, const struct attach_work *work)
 static vd_error
 attach_unless_cancelled(struct vd_virtual_disk *virtual_disk,
                         const struct attach_work *work,
-                        struct vd_operation *operation)
+                        struct vd_progress *progress)
 {
     VD_SCOPED_LOCK(&virtual_disk->lock);
-    if (vd_operation_cancelled(operation)) {
-        return vd_refuse(ERROR_OPERATION_ABORTED, "cancelled");
+    vd_error error = vd_progress_check(progress);
+    if (error) {
+        return error;
     }
-    vd_error error = attach(virtual_disk, work);
-    if (!error && vd_operation_cancelled(operation)) {
+    error = attach(virtual_disk, work);
+    if (!error && vd_progress_cancelled(progress)) {
         return undo(virtual_disk);
     }
     return error;
@@ -352,29 +354,13 @@ attach_unless_cancelled(struct vd_virtual_disk *virtual_disk,
 
 static vd_error
 run(struct vd_virtual_disk *virtual_disk, const void *arguments,
-    struct vd_operation *operation)
+    struct vd_progress *progress)
 {
     pthread_rwlock_rdlock(&virtual_disk->disk_lock);
     vd_error error =
-        attach_unless_cancelled(virtual_disk, arguments, operation);
+        attach_unless_cancelled(virtual_disk, arguments, progress);
     pthread_rwlock_unlock(&virtual_disk->disk_lock);
     return error;
-}
-
-static vd_error
-start(struct vd_virtual_disk *virtual_disk, const struct attach_work *work,
-      OVERLAPPED *overlapped)
-{
-    if (overlapped != NULL) {
-        return vd_operation_start(virtual_disk, overlapped,
-                                  &(struct vd_work){
-                                      .run = run,
-                                      .arguments = work,
-                                      .arguments_size = sizeof(*work),
-                                  });
-    }
-    vd_error error = vd_operation_none_pending(virtual_disk);
-    return error ? error : run(virtual_disk, work, NULL);
 }
 
 static vd_error
@@ -404,7 +390,13 @@ check_and_start(struct vd_virtual_disk *virtual_disk,
     vd_error error =
         check_and_plan(virtual_disk, arguments, security_descriptor, &work);
     pthread_rwlock_unlock(&virtual_disk->disk_lock);
-    return error ? error : start(virtual_disk, &work, overlapped);
+    return error ? error
+                 : vd_operation_run(virtual_disk, overlapped,
+                                    &(struct vd_work){
+                                        .run = run,
+                                        .arguments = &work,
+                                        .arguments_size = sizeof(work),
+                                    });
 }
 
 /* An image is attached once: a second attempt, by anybody, is

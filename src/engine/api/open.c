@@ -51,7 +51,8 @@ struct open_request {
     uint32_t mask;    /* VIRTUAL_DISK_ACCESS_MASK; version 1 only */
     uint32_t flags;   /* OPEN_VIRTUAL_DISK_FLAG */
     bool info_only;
-    bool writable; /* the image file is opened for writing */
+    bool writable;     /* the image file is opened for writing */
+    uint32_t rw_depth; /* version 1 only */
 };
 
 static bool
@@ -70,6 +71,7 @@ static void
 read_version_1(ULONG rw_depth, struct open_request *request)
 {
     request->version = OPEN_VIRTUAL_DISK_VERSION_1;
+    request->rw_depth = rw_depth;
     request->writable =
         has(request, VIRTUAL_DISK_ACCESS_WRITABLE) && rw_depth >= 1;
 }
@@ -268,6 +270,8 @@ rights_of(const struct open_request *request)
             .attach_read_only = has(request, ACCESS_ATTACH),
             .attach_writable = has(request, VIRTUAL_DISK_ACCESS_ATTACH_RW) &&
                                request->writable,
+            .change =
+                has(request, VIRTUAL_DISK_ACCESS_METAOPS) && request->writable,
         };
     }
     return (struct vd_rights){
@@ -275,6 +279,7 @@ rights_of(const struct open_request *request)
         .detach = !request->info_only,
         .attach_read_only = !request->info_only,
         .attach_writable = request->writable,
+        .change = request->writable,
     };
 }
 
@@ -286,6 +291,8 @@ make_handle(struct vd_disk *disk, const struct open_request *request,
         .cached_io = has_flag(request, OPEN_VIRTUAL_DISK_FLAG_CACHED_IO),
         .custom_chain =
             has_flag(request, OPEN_VIRTUAL_DISK_FLAG_CUSTOM_DIFF_CHAIN),
+        .version = request->version,
+        .rw_depth = request->rw_depth,
     };
     vd_error error = check_disk(disk, request);
     return error ? error

@@ -20,9 +20,7 @@
 #include "api/refuse.h"
 #include "api/virtual_disk.h"
 #include "base/cleanup.h"
-
-/* An operation's progress is one step for now: nothing, or all of it. */
-#define STEPS 1
+#include "disk/progress.h"
 
 struct vd_operation {
     atomic_uint references;
@@ -30,9 +28,10 @@ struct vd_operation {
     struct vd_event *event;               /* likewise; NULL: none */
     OVERLAPPED *overlapped;               /* the caller's */
     vd_error (*run)(struct vd_virtual_disk *virtual_disk,
-                    const void *arguments, struct vd_operation *operation);
+                    const void *arguments, struct vd_progress *progress);
+    void (*clear)(void *arguments);
     void *arguments; /* owned */
-    atomic_bool cancelled;
+    struct vd_progress progress;
 
     pthread_mutex_t lock;
     pthread_cond_t over_changed;
@@ -87,8 +86,11 @@ run_thread(void *argument)
 {
     struct vd_operation *operation = argument;
     struct vd_event *event = operation->event;
-    vd_error result = operation->run(operation->virtual_disk,
-                                     operation->arguments, operation);
+    vd_error result = operation->run(
+        operation->virtual_disk, operation->arguments, &operation->progress);
+    if (operation->clear != NULL) {
+        operation->clear(operation->arguments);
+    }
     vd_virtual_disk_release(operation->virtual_disk);
     settle(operation, result, event);
     release_event(event);
@@ -133,8 +135,8 @@ new_operation(const struct vd_work *work, struct vd_operation **out)
     }
     memcpy(arguments, work->arguments, work->arguments_size);
     atomic_init(&operation->references, 1);
-    atomic_init(&operation->cancelled, false);
     operation->run = work->run;
+    operation->clear = work->clear;
     operation->arguments = VD_TAKE(arguments);
     /* With default attributes these two cannot fail on Linux. */
     pthread_mutex_init(&operation->lock, NULL);
@@ -245,6 +247,17 @@ vd_operation_start(struct vd_virtual_disk *virtual_disk,
     return error;
 }
 
+vd_error
+vd_operation_run(struct vd_virtual_disk *virtual_disk, OVERLAPPED *overlapped,
+                 const struct vd_work *work)
+{
+    if (overlapped != NULL) {
+        return vd_operation_start(virtual_disk, overlapped, work);
+    }
+    vd_error error = vd_operation_none_pending(virtual_disk);
+    return error ? error : work->run(virtual_disk, work->arguments, NULL);
+}
+
 struct vd_operation *
 vd_operation_find(struct vd_virtual_disk *virtual_disk,
                   const OVERLAPPED *overlapped)
@@ -265,14 +278,8 @@ vd_operation_cancel(struct vd_operation *operation)
     if (operation->over) {
         return false;
     }
-    atomic_store(&operation->cancelled, true);
+    vd_progress_cancel(&operation->progress);
     return true;
-}
-
-bool
-vd_operation_cancelled(const struct vd_operation *operation)
-{
-    return operation != NULL && atomic_load(&operation->cancelled);
 }
 
 void
@@ -284,13 +291,16 @@ vd_operation_wait(struct vd_operation *operation)
     }
 }
 
+/* Work that does not count is one step: nothing, or all of it. */
 vd_error
 vd_operation_progress(struct vd_operation *operation, uint64_t *current_out,
                       uint64_t *completion_out)
 {
     VD_SCOPED_LOCK(&operation->lock);
     bool done = operation->over && operation->result == ERROR_SUCCESS;
-    *current_out = done ? STEPS : 0;
-    *completion_out = STEPS;
+    uint64_t completion = atomic_load(&operation->progress.completion);
+    *completion_out = completion != 0 ? completion : 1;
+    *current_out =
+        done ? *completion_out : atomic_load(&operation->progress.current);
     return operation->over ? operation->result : ERROR_IO_PENDING;
 }

@@ -17,16 +17,26 @@
 
 #include "base/error.h"
 
+struct vd_progress;
 struct vd_virtual_disk;
 struct vd_operation;
 
-/* What an operation does.  `operation` is NULL for a synchronous call. */
+/* What an operation does.  `progress` is NULL for a synchronous call. */
 struct vd_work {
     vd_error (*run)(struct vd_virtual_disk *virtual_disk,
-                    const void *arguments, struct vd_operation *operation);
+                    const void *arguments, struct vd_progress *progress);
     const void *arguments; /* copied by vd_operation_start */
     size_t arguments_size;
+    /* Frees what the copy refers to (not the copy), run or not; NULL:
+     * nothing.  Of a call that fails to start, it is not called. */
+    void (*clear)(void *arguments);
 };
+
+/* Starts work as an overlapped call if `overlapped` is not NULL, else runs it
+ * here and now. */
+VD_MUST_CHECK
+vd_error vd_operation_run(struct vd_virtual_disk *virtual_disk,
+                          OVERLAPPED *overlapped, const struct vd_work *work);
 
 /*
  * Starts work in a thread of its own.  ERROR_IO_PENDING: it will complete
@@ -54,9 +64,6 @@ void vd_operation_release(struct vd_operation *operation);
 
 /* Asks it to stop; false if it is over. */
 bool vd_operation_cancel(struct vd_operation *operation);
-
-/* For the work: whether somebody asked.  Never of a synchronous call. */
-bool vd_operation_cancelled(const struct vd_operation *operation);
 
 /* Returns when it is over. */
 void vd_operation_wait(struct vd_operation *operation);

@@ -28,7 +28,12 @@ destroy(struct vd_object *object)
 static void
 abandon(const struct vd_object *object)
 {
-    vd_disk_abandon(((const struct vd_virtual_disk *)object)->disk);
+    const struct vd_virtual_disk *virtual_disk =
+        (const struct vd_virtual_disk *)object;
+    vd_disk_abandon(virtual_disk->disk);
+    if (virtual_disk->working != NULL) {
+        vd_disk_abandon(virtual_disk->working);
+    }
 }
 
 static const struct vd_object_type virtual_disk_type = {

@@ -5,13 +5,14 @@
  * Lock order: disk_lock, lock, operation_lock, the lock of an operation, that
  * of the handle table.  lock is held while the disk is attached or detached,
  * so whatever takes it waits for these; operation_lock never for long.
- * disk_lock is held for writing only to add a parent.
+ * disk_lock is held for writing only to add a parent and to look again.
  */
 #ifndef VD_API_VIRTUAL_DISK_H
 #define VD_API_VIRTUAL_DISK_H
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include <windows.h>
 
@@ -27,12 +28,15 @@ struct vd_rights {
     bool detach;
     bool attach_read_only;
     bool attach_writable;
+    bool change; /* METAOPS, or version 2: the operations on the image */
 };
 
 /* What the flags of OpenVirtualDisk ask for. */
 struct vd_open_options {
     bool cached_io;    /* CACHED_IO */
     bool custom_chain; /* CUSTOM_DIFF_CHAIN: AddVirtualDiskParent may come */
+    uint32_t version;  /* OPEN_VIRTUAL_DISK_VERSION */
+    uint32_t rw_depth; /* version 1: how many layers may be written */
 };
 
 struct vd_virtual_disk {
@@ -46,6 +50,10 @@ struct vd_virtual_disk {
 
     pthread_mutex_t lock;
     struct vd_attachment *attachment; /* guarded by lock; NULL: none */
+
+    /* The disk as an operation has opened it (offline.h), which alone uses
+     * it; set and cleared where fork() waits.  NULL: there is none. */
+    struct vd_disk *working;
 
     pthread_mutex_t operation_lock;
     struct vd_operation *operation; /* guarded by operation_lock: the last

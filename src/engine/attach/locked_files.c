@@ -1,5 +1,5 @@
 /*
- * The files of a disk that is attached (locked_files.h).
+ * The files of a disk under locks (locked_files.h).
  */
 #include "attach/locked_files.h"
 
@@ -46,6 +46,28 @@ vd_locked_files_open(const struct vd_disk *view, int image_fd,
         return error;
     }
     error = put_locked_file(&files, image_fd);
+    if (error == ERROR_SUCCESS) {
+        error = lock_parents(&files);
+    }
+    if (error != ERROR_SUCCESS) {
+        vd_disk_files_close(&files);
+        return error;
+    }
+    *out = files;
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_locked_files_take(const struct vd_disk *view, bool leaf_only,
+                     struct vd_disk_files *out)
+{
+    struct vd_disk_files files;
+    size_t layers = leaf_only ? 1 : vd_disk_layers(view);
+    vd_error error = vd_disk_reopen_some(view, layers, true, &files);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = vd_image_lock(files.fds[0], VD_LOCK_WRITE);
     if (error == ERROR_SUCCESS) {
         error = lock_parents(&files);
     }

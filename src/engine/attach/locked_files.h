@@ -1,5 +1,5 @@
 /*
- * The files of a disk that is attached, for whoever is to use it.
+ * The files of a disk under locks, for whoever is to use it.
  */
 #ifndef VD_ATTACH_LOCKED_FILES_H
 #define VD_ATTACH_LOCKED_FILES_H
@@ -15,6 +15,15 @@
  */
 VD_MUST_CHECK
 vd_error vd_locked_files_open(const struct vd_disk *view, int image_fd,
+                              struct vd_disk_files *out);
+
+/*
+ * For an operation on an image that nobody has attached: the image, writable,
+ * with the locks of a writer, and, unless leaf_only, its parents, locked as
+ * such.  ERROR_SHARING_VIOLATION if anybody else uses them.
+ */
+VD_MUST_CHECK
+vd_error vd_locked_files_take(const struct vd_disk *view, bool leaf_only,
                               struct vd_disk_files *out);
 
 #endif

@@ -210,17 +210,17 @@ reopen(int fd, bool writable, int *fd_out)
 }
 
 vd_error
-vd_disk_reopen(const struct vd_disk *disk, bool writable,
-               struct vd_disk_files *out)
+vd_disk_reopen_some(const struct vd_disk *disk, size_t layers, bool writable,
+                    struct vd_disk_files *out)
 {
     struct vd_disk_files files = {
         .device_id = vd_disk_format(disk)->device_id,
-        .fds = calloc(disk->layer_count, sizeof(*files.fds)),
+        .fds = calloc(layers, sizeof(*files.fds)),
     };
     if (files.fds == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
-    for (size_t i = 0; i < disk->layer_count; i++) {
+    for (size_t i = 0; i < layers; i++) {
         vd_error error = reopen(disk->layers[i].file->fd, writable && i == 0,
                                 &files.fds[i]);
         if (error != ERROR_SUCCESS) {
@@ -233,10 +233,18 @@ vd_disk_reopen(const struct vd_disk *disk, bool writable,
     return ERROR_SUCCESS;
 }
 
-/* One layer from its descriptor, which is the layer's on success only. */
+vd_error
+vd_disk_reopen(const struct vd_disk *disk, bool writable,
+               struct vd_disk_files *out)
+{
+    return vd_disk_reopen_some(disk, disk->layer_count, writable, out);
+}
+
+/* One layer from its descriptor, which is the layer's on success only.
+ * writable: the file is open for writing; change: it is going to be. */
 static vd_error
 push_file(struct vd_disk *disk, const struct vd_disk_files *files,
-          size_t index, bool writable)
+          size_t index, bool writable, bool change)
 {
     VD_AUTO_CLOSE int fd = fcntl(files->fds[index], F_DUPFD_CLOEXEC, 0);
     struct vd_posix_file *file;
@@ -249,7 +257,7 @@ push_file(struct vd_disk *disk, const struct vd_disk_files *files,
         return error;
     }
     (void)vd_take_fd(&fd);
-    error = vd_layer_open(file, files->device_id, writable, &layer);
+    error = vd_layer_open(file, files->device_id, change, &layer);
     if (error == ERROR_SUCCESS) {
         error = vd_layer_find_path(layer.file, NULL, &layer.path);
         if (error == ERROR_SUCCESS) {
@@ -272,11 +280,12 @@ check_parent(const struct vd_disk *disk, size_t parent)
 }
 
 static vd_error
-push_files(struct vd_disk *disk, const struct vd_disk_files *files,
-           bool writable)
+push_files(struct vd_disk *disk, const struct vd_disk_files *files)
 {
     for (size_t i = 0; i < files->count; i++) {
-        vd_error error = push_file(disk, files, i, writable && i == 0);
+        bool writable = disk->writable && i == 0;
+        vd_error error =
+            push_file(disk, files, i, writable, writable && disk->live);
         if (error == ERROR_SUCCESS && i > 0) {
             error = check_parent(disk, i);
         }
@@ -284,28 +293,66 @@ push_files(struct vd_disk *disk, const struct vd_disk_files *files,
             return error;
         }
     }
-    return vd_disk_complete(disk) ? ERROR_SUCCESS
-                                  : ERROR_VHD_PARENT_VHD_NOT_FOUND;
+    return ERROR_SUCCESS;
 }
 
-vd_error
-vd_disk_open_files(struct vd_disk_files *files, bool writable,
-                   struct vd_disk **out)
+static vd_error
+open_files(struct vd_disk_files *files, bool live, bool writable,
+           struct vd_disk **out)
 {
     struct vd_disk *disk = vd_disk_new();
     if (disk == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
     disk->writable = writable;
-    disk->live = true;
-    vd_error error = push_files(disk, files, writable);
+    disk->live = live;
+    vd_error error = push_files(disk, files);
     if (error != ERROR_SUCCESS) {
         vd_disk_close(disk);
         return error;
     }
+    *out = disk;
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_disk_open_files(struct vd_disk_files *files, bool writable,
+                   struct vd_disk **out)
+{
+    struct vd_disk *disk;
+    vd_error error = open_files(files, true, writable, &disk);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    if (!vd_disk_complete(disk)) {
+        vd_disk_close(disk);
+        return ERROR_VHD_PARENT_VHD_NOT_FOUND;
+    }
     vd_disk_files_close(files);
     *out = disk;
     return ERROR_SUCCESS;
+}
+
+vd_error
+vd_disk_open_leaf(struct vd_disk_files *files, struct vd_disk **out)
+{
+    vd_error error = open_files(files, true, true, out);
+    if (error == ERROR_SUCCESS) {
+        vd_disk_files_close(files);
+    }
+    return error;
+}
+
+vd_error
+vd_disk_look_again(const struct vd_disk *disk, struct vd_disk **out)
+{
+    struct vd_disk_files files;
+    vd_error error = vd_disk_reopen(disk, disk->writable, &files);
+    if (error == ERROR_SUCCESS) {
+        error = open_files(&files, false, disk->writable, out);
+        vd_disk_files_close(&files);
+    }
+    return error;
 }
 
 /* Through the very open file that holds the locks: one more of the same
@@ -347,7 +394,7 @@ vd_disk_prepare_direct(const struct vd_disk *disk, int image_fd)
     }
     struct vd_image *image = vd_disk_leaf(live);
     if (image->format->begin != NULL) {
-        error = image->format->begin(image);
+        error = image->format->begin(image, VD_CHANGE_CONTENT);
     }
     vd_error closed = vd_disk_finish(live);
     return error != ERROR_SUCCESS ? error : closed;

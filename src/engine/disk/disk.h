@@ -84,7 +84,11 @@ struct vd_disk_files {
     int *fds;     /* O_CLOEXEC, each with an open file of its own */
 };
 
-/* New open files of all layers, the leaf's for writing if asked. */
+/* New open files of all layers, or of the first `layers`, the leaf's for
+ * writing if asked. */
+VD_MUST_CHECK
+vd_error vd_disk_reopen_some(const struct vd_disk *disk, size_t layers,
+                             bool writable, struct vd_disk_files *out);
 VD_MUST_CHECK
 vd_error vd_disk_reopen(const struct vd_disk *disk, bool writable,
                         struct vd_disk_files *out);
@@ -98,6 +102,15 @@ void vd_disk_files_close(struct vd_disk_files *files);
 VD_MUST_CHECK
 vd_error vd_disk_open_files(struct vd_disk_files *files, bool writable,
                             struct vd_disk **out);
+
+/* The same without the parents, whose files are not in `files`: to change
+ * what only the image itself says. */
+VD_MUST_CHECK
+vd_error vd_disk_open_leaf(struct vd_disk_files *files, struct vd_disk **out);
+
+/* One more look at the same files, as they are now. */
+VD_MUST_CHECK
+vd_error vd_disk_look_again(const struct vd_disk *disk, struct vd_disk **out);
 
 /*
  * Before the payload of a contiguous image is handed to the kernel, which

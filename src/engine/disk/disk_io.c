@@ -123,7 +123,7 @@ begin(struct vd_disk *disk)
         return ERROR_SUCCESS;
     }
     VD_SCOPED_LOCK(&disk->mutator);
-    vd_error error = image->format->begin(image);
+    vd_error error = image->format->begin(image, VD_CHANGE_CONTENT);
     if (error == ERROR_SUCCESS) {
         atomic_store(&disk->begun, true);
     }

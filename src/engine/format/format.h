@@ -58,6 +58,13 @@ struct vd_image_info {
     bool log_dirty;                   /* VHDX: opened with a log to replay */
 };
 
+/* What a session is going to change; each includes those before it. */
+enum vd_change {
+    VD_CHANGE_LAYOUT,  /* where things are in the file, and what the image
+                          says of itself: children stay valid */
+    VD_CHANGE_CONTENT, /* what a guest can see */
+};
+
 enum vd_extent_state {
     VD_EXTENT_PRESENT, /* in the file, at file_offset; may be overwritten in
                           place once begin has been called */
@@ -105,6 +112,41 @@ struct vd_parent_paths {
     struct vd_parent_path paths[VD_PARENT_PATH_MAX];
 };
 
+/* What an image says of itself, to be changed: what is NULL or 0 stays. */
+struct vd_image_change {
+    const struct vd_guid *identifier;      /* VHD: the unique id */
+    const struct vd_guid *virtual_disk_id; /* VHDX: the page 83 id */
+    uint32_t physical_sector_size;         /* VHDX: 512 or 4096 */
+
+    /* The parent, of a differencing image: all three paths are replaced. */
+    const struct vd_guid *parent_identifier;
+    const char16_t *parent_relative_path; /* ".\\parent.vhdx" */
+    const char16_t *parent_absolute_path;
+    uint32_t parent_timestamp; /* VHD: with parent_identifier; 0: none */
+
+    /* One more identifier by which the parent is accepted, while it is being
+     * changed (VHDX: parent_linkage2).  Zero: none any more. */
+    const struct vd_guid *other_parent_identifier;
+};
+
+/* What a new image is to be; vd_format.create_defaults fills in the zeros. */
+struct vd_create_request {
+    enum vd_subtype subtype;       /* FIXED, DYNAMIC or DIFFERENCING */
+    uint64_t size_bytes;           /* 0: the parent's */
+    uint32_t block_size;           /* 0: the default */
+    uint32_t sector_size;          /* logical; 0: 512, or the parent's */
+    uint32_t physical_sector_size; /* 0: the default, or the parent's */
+    struct vd_guid identifier;     /* VHD: unique id; VHDX: page 83 id, of a
+                                      child its parent's if this is zero */
+    struct vd_session session;     /* VHDX */
+    uint32_t time_stamp;           /* VHD: now, seconds since 2000 UTC */
+
+    const struct vd_image *parent;        /* DIFFERENCING, else NULL */
+    const char16_t *parent_relative_path; /* ".\\parent.vhdx" */
+    const char16_t *parent_absolute_path; /* NULL: none */
+    uint32_t parent_timestamp; /* VHD: of its last change; 0: as Windows */
+};
+
 struct vd_format;
 
 /* An opened image.  Formats embed it first in a struct of their own. */
@@ -137,9 +179,9 @@ struct vd_format {
 
     /* ---- changing functions: NULL in a read-only format ---- */
 
-    /* Before the first change of what a guest can see, once (idempotent):
-     * VHDX writes its new GUIDs and starts the log. */
-    vd_error (*begin)(struct vd_image *image);
+    /* Before the first change of that kind, once (idempotent): VHDX writes
+     * its new GUIDs and starts the log. */
+    vd_error (*begin)(struct vd_image *image, enum vd_change change);
 
     /* Stores whole sectors wherever lookup does not say PRESENT (and where
      * it does): allocates, writes the payload, publishes it to lookup. */
@@ -147,8 +189,8 @@ struct vd_format {
                       size_t length, uint64_t offset);
 
     /* Makes whole sectors read as zeros (never as the parent's data).
-     * may_free: space may be given up (TRIM); otherwise a later write to the
-     * range must not fail for want of space. */
+     * may_free: space may be given up (TRIM); otherwise what the range has
+     * is kept. */
     vd_error (*zero)(struct vd_image *image, uint64_t offset, uint64_t length,
                      bool may_free);
 
@@ -159,6 +201,68 @@ struct vd_format {
     /* No lookup's answer given before is in use any more: space that zero
      * has given up (and whose release is committed) may be used again. */
     void (*reclaim)(struct vd_image *image);
+
+    /* ---- the image as a whole; NULL: ERROR_NOT_SUPPORTED.  Each wants
+     * begin first, and is durable, or has not happened, after a power cut at
+     * any moment ---- */
+
+    /* Another virtual size.  New space reads as zeros, in a child too; of a
+     * fixed image it is allocated.  What lies past a smaller size is lost.
+     * lookup may run meanwhile, for ranges inside both sizes.  Errors:
+     * ERROR_VHD_INVALID_SIZE (more than the format can hold),
+     * ERROR_VHD_INVALID_TYPE (VHD: shrink), ERROR_VHD_INVALID_STATE (VHD:
+     * saved state), ERROR_DISK_FULL. */
+    vd_error (*resize)(struct vd_image *image, uint64_t size_bytes);
+
+    /* Makes whole blocks of a child read as the parent's data again and
+     * gives their space up. */
+    vd_error (*forget)(struct vd_image *image, uint64_t offset,
+                       uint64_t length);
+
+    /* Moves what lies last in the file into free space nearer the start, one
+     * block at a time; false: there is nothing to move, or nowhere.  Lookup
+     * may run meanwhile, but nobody may write to the payload.  The old place
+     * is given up as by zero: commit, then reclaim. */
+    vd_error (*relocate)(struct vd_image *image, bool *moved_out);
+
+    /* How many bytes of the file hold something, and would be left by
+     * relocate and shorten. */
+    vd_error (*occupied)(struct vd_image *image, uint64_t *bytes_out);
+
+    /* Cuts the file off behind the last thing in use.  Nothing may be given
+     * up and not yet reclaimed. */
+    vd_error (*shorten)(struct vd_image *image);
+
+    /* ERROR_NOT_SUPPORTED for what the format does not have,
+     * ERROR_VHD_INVALID_TYPE for a parent where there is none,
+     * ERROR_INVALID_PARAMETER for a value that cannot be. */
+    vd_error (*change)(struct vd_image *image,
+                       const struct vd_image_change *change);
+
+    /* User metadata items ([MS-VHDX] 2.6.1.2).  `items` NULL: the count only;
+     * free it.  get: ERROR_NOT_FOUND; *out is the caller's to free.  set:
+     * ERROR_VHD_METADATA_FULL.  No begin for the first two. */
+    vd_error (*metadata_list)(struct vd_image *image, struct vd_guid **items,
+                              size_t *count_out);
+    vd_error (*metadata_get)(struct vd_image *image,
+                             const struct vd_guid *item, void **out,
+                             size_t *size_out);
+    vd_error (*metadata_set)(struct vd_image *image,
+                             const struct vd_guid *item, const void *data,
+                             size_t size);
+    vd_error (*metadata_delete)(struct vd_image *image,
+                                const struct vd_guid *item);
+
+    /* Puts the defaults in and checks the request: ERROR_INVALID_PARAMETER
+     * for what the format cannot be, ERROR_VHD_INVALID_SIZE,
+     * ERROR_VHD_INVALID_BLOCK_SIZE. */
+    vd_error (*create_defaults)(struct vd_create_request *request);
+
+    /* Writes a new image into an empty file, from a request that
+     * create_defaults has passed; interrupted, it is never taken for one.
+     * A fixed image's payload reads as zeros, and its space is allocated. */
+    vd_error (*create)(struct vd_file *file,
+                       const struct vd_create_request *request);
 
     /* ---- differencing; NULL if the format has none ---- */
 

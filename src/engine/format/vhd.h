@@ -263,7 +263,7 @@ void vd_vhd_reclaim(struct vd_image *image);
 /* ---- vhd_commit.c ---- */
 
 VD_MUST_CHECK
-vd_error vd_vhd_begin(struct vd_image *image);
+vd_error vd_vhd_begin(struct vd_image *image, enum vd_change change);
 
 /* Moves the footer ahead, so that a block at `place` fits before it. */
 VD_MUST_CHECK

@@ -41,10 +41,12 @@ remember(struct vd_vhd_image *vhd, vd_error error)
     return error;
 }
 
+/* A VHD tells its children nothing of a change. */
 vd_error
-vd_vhd_begin(struct vd_image *image)
+vd_vhd_begin(struct vd_image *image, enum vd_change change)
 {
     struct vd_vhd_image *vhd = vd_vhd_of(image);
+    (void)change;
     if (vhd->failed) {
         return ERROR_IO_DEVICE;
     }

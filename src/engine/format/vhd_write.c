@@ -318,7 +318,7 @@ vd_vhd_write(struct vd_image *image, const void *buffer, size_t length,
 {
     struct vd_vhd_image *vhd = vd_vhd_of(image);
     const uint8_t *from = buffer;
-    vd_error error = vd_vhd_begin(image);
+    vd_error error = vd_vhd_begin(image, VD_CHANGE_CONTENT);
     if (error == ERROR_SUCCESS && vd_vhd_is_fixed(vhd)) {
         return vd_file_pwrite(image->file, buffer, length, offset);
     }
@@ -410,7 +410,7 @@ vd_vhd_zero(struct vd_image *image, uint64_t offset, uint64_t length,
             bool may_free)
 {
     struct vd_vhd_image *vhd = vd_vhd_of(image);
-    vd_error error = vd_vhd_begin(image);
+    vd_error error = vd_vhd_begin(image, VD_CHANGE_LAYOUT);
     if (error == ERROR_SUCCESS && vd_vhd_is_fixed(vhd)) {
         return store_zeros(vhd, offset, length, may_free);
     }

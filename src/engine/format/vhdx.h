@@ -248,6 +248,7 @@ struct vhdx_image {
     /* The rest belongs to the mutator. */
     struct vd_session session;
     bool begun;
+    bool content_begun; /* ... for VD_CHANGE_CONTENT */
     bool failed;
     uint64_t log_sequence; /* of the newest entry */
     uint32_t log_head;     /* where the next entry goes */
@@ -317,7 +318,7 @@ vd_error vd_vhdx_page_apply(struct vhdx_image *vhdx,
                             const struct vhdx_page *page);
 
 VD_MUST_CHECK
-vd_error vd_vhdx_begin(struct vd_image *image);
+vd_error vd_vhdx_begin(struct vd_image *image, enum vd_change change);
 VD_MUST_CHECK
 vd_error vd_vhdx_write(struct vd_image *image, const void *buffer,
                        size_t length, uint64_t offset);

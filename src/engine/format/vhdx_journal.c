@@ -239,7 +239,7 @@ allocate_log(struct vhdx_image *vhdx)
 }
 
 static vd_error
-begin_session(struct vhdx_image *vhdx)
+begin_session(struct vhdx_image *vhdx, enum vd_change change)
 {
     struct vd_file *file = vhdx->image.file;
     vhdx->header.file_write_guid = vhdx->session.file_write_guid;
@@ -252,28 +252,54 @@ begin_session(struct vhdx_image *vhdx)
     }
     if (error == ERROR_SUCCESS) {
         vhdx->header.log_guid = vhdx->session.log_guid;
-        vhdx->header.data_write_guid = vhdx->session.data_write_guid;
+        if (change == VD_CHANGE_CONTENT) {
+            vhdx->header.data_write_guid = vhdx->session.data_write_guid;
+        }
         error = vd_vhdx_header_update(file, &vhdx->header, &vhdx->header_slot);
     }
     return error;
 }
 
-vd_error
-vd_vhdx_begin(struct vd_image *image)
+static vd_error
+begin(struct vhdx_image *vhdx, enum vd_change change)
 {
-    struct vhdx_image *vhdx = vd_vhdx_of(image);
-    if (vhdx->failed) {
-        return ERROR_IO_DEVICE;
-    }
-    if (vhdx->begun) {
-        return ERROR_SUCCESS;
-    }
     vd_error error = allocate_log(vhdx);
     if (error != ERROR_SUCCESS) {
         return error; /* nothing has changed */
     }
-    error = remember(vhdx, begin_session(vhdx));
+    error = remember(vhdx, begin_session(vhdx, change));
     vhdx->begun = error == ERROR_SUCCESS;
+    return error;
+}
+
+/* A session that has only changed the layout comes to change the content:
+ * children made of the former content refuse this parent from here on. */
+static vd_error
+begin_content(struct vhdx_image *vhdx)
+{
+    vhdx->header.data_write_guid = vhdx->session.data_write_guid;
+    return remember(vhdx,
+                    vd_vhdx_header_update(vhdx->image.file, &vhdx->header,
+                                          &vhdx->header_slot));
+}
+
+vd_error
+vd_vhdx_begin(struct vd_image *image, enum vd_change change)
+{
+    struct vhdx_image *vhdx = vd_vhdx_of(image);
+    vd_error error = ERROR_SUCCESS;
+    if (vhdx->failed) {
+        return ERROR_IO_DEVICE;
+    }
+    if (!vhdx->begun) {
+        error = begin(vhdx, change);
+    }
+    else if (change == VD_CHANGE_CONTENT && !vhdx->content_begun) {
+        error = begin_content(vhdx);
+    }
+    if (error == ERROR_SUCCESS && change == VD_CHANGE_CONTENT) {
+        vhdx->content_begun = true;
+    }
     return error;
 }
 

@@ -383,7 +383,7 @@ vd_vhdx_write(struct vd_image *image, const void *buffer, size_t length,
 {
     struct vhdx_image *vhdx = vd_vhdx_of(image);
     const uint8_t *from = buffer;
-    vd_error error = vd_vhdx_begin(image);
+    vd_error error = vd_vhdx_begin(image, VD_CHANGE_CONTENT);
     while (length != 0 && error == ERROR_SUCCESS) {
         size_t piece = (size_t)piece_of(vhdx, offset, length);
         error = write_block(vhdx, from, piece, offset);
@@ -498,7 +498,7 @@ vd_vhdx_zero(struct vd_image *image, uint64_t offset, uint64_t length,
              bool may_free)
 {
     struct vhdx_image *vhdx = vd_vhdx_of(image);
-    vd_error error = vd_vhdx_begin(image);
+    vd_error error = vd_vhdx_begin(image, VD_CHANGE_LAYOUT);
     while (length != 0 && error == ERROR_SUCCESS) {
         uint64_t piece = piece_of(vhdx, offset, length);
         error = zero_block(vhdx, offset, piece, may_free);

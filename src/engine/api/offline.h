@@ -1,0 +1,34 @@
+/*
+ * Operations that change an image which nobody has attached: the disk is
+ * opened once more under the locks of a writer for as long as one takes.
+ */
+#ifndef VD_API_OFFLINE_H
+#define VD_API_OFFLINE_H
+
+#include "api/virtual_disk.h"
+#include "base/error.h"
+
+struct vd_progress;
+
+struct vd_offline_work {
+    /* disk: live, of the leaf writable, its parents read-only. */
+    vd_error (*run)(struct vd_disk *disk, const void *arguments,
+                    struct vd_progress *progress);
+    const void *arguments;
+    bool leaf_only; /* the parents are not needed, and need not be there */
+};
+
+/*
+ * Runs work, ends the format's session, and lets the handle look at the image
+ * as it is then.  ERROR_ACCESS_DENIED without vd_rights.change,
+ * ERROR_VHD_INVALID_STATE if it is attached through this handle,
+ * ERROR_SHARING_VIOLATION if somebody else uses it,
+ * ERROR_VHD_PARENT_VHD_NOT_FOUND if a parent is missing, and those of the
+ * work; what could not be written at the end is an error too.
+ */
+VD_MUST_CHECK
+vd_error vd_offline_run(struct vd_virtual_disk *virtual_disk,
+                        const struct vd_offline_work *work,
+                        struct vd_progress *progress);
+
+#endif
