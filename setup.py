@@ -12,36 +12,26 @@ LINUX = sys.platform.startswith("linux")
 if not LINUX and sys.platform != "win32":
     sys.exit(f"virtdisk runs on Windows and Linux, not on {sys.platform}.")
 
-# Each file by its name, the engine's lowest layer first.
-BINDING = "_virtdisk _virtdisk_descriptor"
-ENGINE = {
-    "base": "crc32 crc32c error posix_file trace utf16",
-    "format": "formats iso vhd vhd_bat vhd_batmap vhd_commit vhd_create vhd_footer"
-    " vhd_header vhd_locator vhd_page vhd_recover vhd_write vhdx vhdx_bat vhdx_create"
-    " vhdx_header vhdx_journal vhdx_locator vhdx_log vhdx_metadata vhdx_page"
-    " vhdx_region vhdx_write",
-    "disk": "disk disk_io host image_lock layer parent parent_path partition_gpt"
-    " partition_mbr partition_table scsi scsi_blocks scsi_disk scsi_pages survey",
-    "server": "channel",
-    "attach": "attach attached closing detach held live locked_files loop node"
-    " partitions record registry server_client surface_fuse surface_handle"
-    " surface_loop surfaces text udev watch",
-    "api": "attach detach event handles info last_error look multi_sz open operation"
-    " overlapped parent paths raw_scsi sddl security security_access sid virtual_disk",
-}
-# The program beside the extension: these, over the layers up to its channel.
-SERVER = "confine fuse fuse_mount fuse_operations log main process request server"
-SERVER += " workers"
+# The engine's layers, the lowest first; of server/ the library has this alone.
+LAYERS = ["base", "format", "disk", "attach", "api"]
+CHANNEL = "src/engine/server/channel.c"
 # Free-threaded builds have no stable ABI yet.
 STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
 STRICT = os.environ.get("VIRTDISK_WERROR") == "1" or os.environ.get("CI") == "true"
 
-sources = [f"src/{name}.c" for name in BINDING.split()]
+
+def c_files(folder: str) -> list[str]:
+    """The C files right in there; always in one order, for builds to be alike."""
+    return sorted(glob(f"{folder}/*.c"))
+
+
+sources = c_files("src")
 macros: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000")] * STABLE
 
 if LINUX:
-    for layer, names in ENGINE.items():
-        sources += [f"src/engine/{layer}/{name}.c" for name in names.split()]
+    for layer in LAYERS:
+        sources += c_files(f"src/engine/{layer}")
+    sources.append(CHANNEL)
     macros.append(("_GNU_SOURCE", "1"))
     flags = ["-std=c11", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
     flags += ["-Wconversion", "-Wshadow", "-Wstrict-prototypes"] + ["-Werror"] * STRICT
@@ -62,9 +52,8 @@ class BuildWithServer(build_ext):
         if LINUX:
             layers = [f"src/engine/{layer}/" for layer in ("base", "format", "disk")]
             lower = [name for name in sources if name.startswith(tuple(layers))]
-            names = [*SERVER.split(), *ENGINE["server"].split()]
             objects = self.compiler.compile(
-                [*lower, *(f"src/engine/server/{name}.c" for name in names)],
+                [*lower, *c_files("src/engine/server")],
                 output_dir=os.path.join(self.build_temp, "server"),
                 macros=[("_GNU_SOURCE", "1")],
                 include_dirs=extension.include_dirs,

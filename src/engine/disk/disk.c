@@ -381,7 +381,7 @@ own_file(const struct vd_disk *disk, int image_fd, struct vd_disk_files *out)
 vd_error
 vd_disk_prepare_direct(const struct vd_disk *disk, int image_fd)
 {
-    struct vd_disk_files files;
+    struct vd_disk_files files = {0};
     struct vd_disk *live;
     vd_error error = own_file(disk, image_fd, &files);
     if (error != ERROR_SUCCESS) {
