@@ -5,6 +5,7 @@ made by ``virtdisk._errors.error_from_code`` when the call does not return
 ERROR_SUCCESS, and ``ValueError`` for a closed handle.
 """
 
+import sys
 from typing import Final, Literal, final, overload
 
 from typing_extensions import Buffer
@@ -27,15 +28,29 @@ class Handle:
 
 @final
 class Overlapped:
-    """An OVERLAPPED with its event, for one asynchronous call at a time."""
+    """An OVERLAPPED with its event, for one asynchronous call at a time.
+
+    Given to a function, it makes that return at once while the operation goes
+    on.  All memory that the call was given is kept until the end.  Dropping a
+    pending one cancels the operation and waits for its end."""
 
     def __new__(cls) -> Overlapped: ...
     @property
     def pending(self) -> bool: ...
+    # The HANDLE of the manual-reset event, signalled when the operation is
+    # over; on Windows a loop or a registered wait may wait for it.
     @property
     def event(self) -> int: ...
+    # The event as a descriptor of Linux: readable, for select, poll and event
+    # loops, when the operation is over.  Only to be waited for, never to be
+    # read or closed, and no longer than this object lives.
+    if sys.platform != "win32":
+        def fileno(self) -> int: ...
+
     def wait(self, timeout: float | None = None) -> bool: ...
     def result(self) -> None: ...
+    # OperationStatus, CurrentValue, CompletionValue; the fraction that the
+    # last two are never decreases, and both are 0 while nothing is known.
     def progress(self) -> tuple[int, int, int]: ...
     def cancel(self) -> None: ...
 
@@ -53,6 +68,41 @@ def OpenVirtualDisk(
     resiliency_guid: Buffer | None = None,
     snapshot_id: Buffer | None = None,
 ) -> Handle: ...
+
+# Members of CREATE_VIRTUAL_DISK_PARAMETERS that a version lacks are checked,
+# but not passed.  From version 2 on the access mask must be 0.  With an
+# overlapped the Handle is there at once, while the disk is being made; the
+# functions that ask about the operation, and close(), are what it is for then.
+def CreateVirtualDisk(
+    path: str,
+    *,
+    device_id: int = 0,
+    vendor_id: Buffer | None = None,
+    access_mask: int = 0,
+    security_descriptor: str | Buffer | None = None,
+    flags: int = 0,
+    provider_specific_flags: int = 0,
+    version: int = 2,
+    unique_id: Buffer | None = None,
+    maximum_size: int = 0,
+    block_size_in_bytes: int = 0,
+    sector_size_in_bytes: int = 0,
+    physical_sector_size_in_bytes: int = 0,
+    parent_path: str | None = None,
+    source_path: str | None = None,
+    open_flags: int = 0,
+    parent_device_id: int = 0,
+    parent_vendor_id: Buffer | None = None,
+    source_device_id: int = 0,
+    source_vendor_id: Buffer | None = None,
+    resiliency_guid: Buffer | None = None,
+    source_limit_path: str | None = None,
+    backing_device_id: int = 0,
+    backing_vendor_id: Buffer | None = None,
+    pmem_address_abstraction_type: Buffer | None = None,
+    data_alignment: int = 0,
+    overlapped: Overlapped | None = None,
+) -> Handle: ...
 def AttachVirtualDisk(
     handle: Handle,
     *,
@@ -69,6 +119,21 @@ def DetachVirtualDisk(
 ) -> None: ...
 def GetVirtualDiskPhysicalPath(handle: Handle) -> str: ...
 def GetAllAttachedVirtualDiskPhysicalPaths() -> list[str]: ...
+
+# path names a disk, a volume or a file; it is opened for the call alone.  For
+# each entry, version 1: DependencyTypeFlags, ProviderSpecificFlags, DeviceId,
+# VendorId; version 2, after those: AncestorLevel, DependencyDeviceName,
+# HostVolumeName, DependentVolumeName, DependentVolumeRelativePath.
+@overload
+def GetStorageDependencyInformation(
+    path: str, *, flags: int = 0, version: Literal[2] = 2
+) -> list[
+    tuple[int, int, int, bytes, int, str | None, str | None, str | None, str | None]
+]: ...
+@overload
+def GetStorageDependencyInformation(
+    path: str, *, flags: int = 0, version: Literal[1]
+) -> list[tuple[int, int, int, bytes]]: ...
 
 # By GET_VIRTUAL_DISK_INFO_VERSION: SIZE; the three GUIDs; PARENT_LOCATION;
 # the numbers; VIRTUAL_STORAGE_TYPE; the truth values; PHYSICAL_DISK;
@@ -114,7 +179,120 @@ def GetVirtualDiskInformation(
     | tuple[int, int, bool]
     | tuple[bool, bool, str]
 ): ...
+
+# By SET_VIRTUAL_DISK_INFO_VERSION: 1 takes parent_file_path, 2
+# unique_identifier, 3 child_depth and parent_file_path, 4
+# vhd_physical_sector_size, 5 virtual_disk_id, 6 change_tracking_enabled, 7
+# linkage_id and parent_file_path.  A path or GUID that is needed and not given
+# is a TypeError; what the version lacks is checked, but not passed.
+def SetVirtualDiskInformation(
+    handle: Handle,
+    version: int,
+    *,
+    parent_file_path: str | None = None,
+    unique_identifier: Buffer | None = None,
+    child_depth: int = 1,
+    vhd_physical_sector_size: int = 0,
+    virtual_disk_id: Buffer | None = None,
+    change_tracking_enabled: bool = False,
+    linkage_id: Buffer | None = None,
+) -> None: ...
+
+# Items are the 16 bytes of a GUID, as in uuid.UUID.bytes_le.
+def EnumerateVirtualDiskMetadata(handle: Handle) -> list[bytes]: ...
+def GetVirtualDiskMetadata(handle: Handle, item: Buffer) -> bytes: ...
+def SetVirtualDiskMetadata(handle: Handle, item: Buffer, metadata: Buffer) -> None: ...
+def DeleteVirtualDiskMetadata(handle: Handle, item: Buffer) -> None: ...
+
+# OperationStatus, CurrentValue, CompletionValue, as the system gives them.
+def GetVirtualDiskOperationProgress(
+    handle: Handle, overlapped: Overlapped
+) -> tuple[int, int, int]: ...
+def CompactVirtualDisk(
+    handle: Handle,
+    *,
+    flags: int = 0,
+    version: int | None = 1,
+    overlapped: Overlapped | None = None,
+) -> None: ...
+
+# merge_depth is version 1's, the other two depths are version 2's.
+def MergeVirtualDisk(
+    handle: Handle,
+    *,
+    flags: int = 0,
+    version: int = 1,
+    merge_depth: int = 1,
+    merge_source_depth: int = 1,
+    merge_target_depth: int = 2,
+    overlapped: Overlapped | None = None,
+) -> None: ...
+def ExpandVirtualDisk(
+    handle: Handle,
+    new_size: int,
+    *,
+    flags: int = 0,
+    version: int = 1,
+    overlapped: Overlapped | None = None,
+) -> None: ...
+def ResizeVirtualDisk(
+    handle: Handle,
+    new_size: int,
+    *,
+    flags: int = 0,
+    version: int = 1,
+    overlapped: Overlapped | None = None,
+) -> None: ...
+def MirrorVirtualDisk(
+    handle: Handle,
+    path: str,
+    overlapped: Overlapped,
+    *,
+    flags: int = 0,
+    version: int = 1,
+) -> None: ...
+def BreakMirrorVirtualDisk(handle: Handle) -> None: ...
 def AddVirtualDiskParent(handle: Handle, path: str) -> None: ...
+
+# These and all below raise NotImplementedError on a Windows that is too old.
+
+# The changed ranges (offset and length in bytes), range_count at most, and how
+# many bytes of the asked range they speak for.
+def QueryChangesVirtualDisk(
+    handle: Handle,
+    change_tracking_id: str,
+    byte_offset: int,
+    byte_length: int,
+    *,
+    flags: int = 0,
+    range_count: int = 1024,
+) -> tuple[list[tuple[int, int]], int]: ...
+def TakeSnapshotVhdSet(
+    handle: Handle, snapshot_id: Buffer, *, flags: int = 0, version: int = 1
+) -> None: ...
+def DeleteSnapshotVhdSet(
+    handle: Handle, snapshot_id: Buffer, *, flags: int = 0, version: int = 1
+) -> None: ...
+
+# By MODIFY_VHDSET_VERSION: 1 takes snapshot_id and snapshot_file_path, 2
+# snapshot_id, 3 default_file_path; as with SetVirtualDiskInformation.
+def ModifyVhdSet(
+    handle: Handle,
+    version: int,
+    *,
+    flags: int = 0,
+    snapshot_id: Buffer | None = None,
+    snapshot_file_path: str | None = None,
+    default_file_path: str | None = None,
+) -> None: ...
+def ApplySnapshotVhdSet(
+    handle: Handle,
+    snapshot_id: Buffer,
+    leaf_snapshot_id: Buffer,
+    *,
+    flags: int = 0,
+    version: int = 1,
+) -> None: ...
 def RawSCSIVirtualDisk(
     handle: Handle,
     cdb: Buffer,
@@ -127,6 +305,15 @@ def RawSCSIVirtualDisk(
     version: int = 1,
     flags: int = 0,
 ) -> tuple[int, bytes, int]: ...
+def ForkVirtualDisk(
+    handle: Handle,
+    path: str,
+    overlapped: Overlapped,
+    *,
+    flags: int = 0,
+    version: int = 1,
+) -> None: ...
+def CompleteForkVirtualDisk(handle: Handle) -> None: ...
 
 # Every enumerator and numeric macro of virtdisk.h, in its order, without the
 # deprecated SURFACE names.
