@@ -68,11 +68,30 @@ medium_flush(void *context)
     return medium->fault;
 }
 
+/* Blocks 2..6 have no data. */
+static vd_error
+medium_run(void *context, uint64_t offset, uint64_t length, bool *data_out,
+           uint64_t *length_out)
+{
+    const struct medium *medium = context;
+    uint64_t block = medium->size / BLOCKS;
+    uint64_t end = medium->size;
+    CHECK(length != 0 && offset + length <= medium->size);
+    CHECK_EQ(0, offset % block);
+    *data_out = offset < 2 * block || offset >= 7 * block;
+    if (offset < 7 * block) {
+        end = offset < 2 * block ? 2 * block : 7 * block;
+    }
+    *length_out = end - offset < length ? end - offset : length;
+    return medium->fault;
+}
+
 static const struct vd_scsi_medium functions = {
     .read = medium_read,
     .write = medium_write,
     .zero = medium_zero,
     .flush = medium_flush,
+    .run = medium_run,
 };
 
 static struct medium medium;
@@ -325,7 +344,7 @@ test_capacity(void)
     CHECK_EQ(512, vd_get_be32(data + 8));
     CHECK_EQ(3, data[13]); /* 8 blocks are a physical one */
     CHECK_EQ(0xC0, data[14]);
-    IN(data, sizeof(data), 0x9E, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0,
+    IN(data, sizeof(data), 0x9E, 0x11, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0,
        0);
     bad_byte(1);
     unit.blocks = UINT64_C(1) << 33;
@@ -519,6 +538,58 @@ test_flushes(void)
     OUT(NULL, 0, 0x35, 0, 0, 0, 0, BLOCKS, 0, 0, 1, 0);
     out_of_range(BLOCKS);
     CHECK_EQ(before + 3, medium.flushes);
+}
+
+/* ---- GET LBA STATUS ---- */
+
+static void
+status(uint8_t lba, uint16_t allocation_length, void *data, size_t length)
+{
+    IN(data, length, 0x9E, 0x12, 0, 0, 0, 0, 0, 0, 0, lba, 0, 0,
+       (uint8_t)(allocation_length >> 8), (uint8_t)allocation_length, 0, 0);
+}
+
+static void
+check_descriptor(const uint8_t *list, size_t index, uint64_t lba,
+                 uint32_t blocks, uint8_t provisioning)
+{
+    const uint8_t *at = list + 8 + 16 * index;
+    CHECK_EQ(lba, vd_get_be64(at));
+    CHECK_EQ(blocks, vd_get_be32(at + 8));
+    CHECK_EQ(provisioning, at[12]);
+}
+
+/* SBC-3 5.4: what has no data is deallocated (1). */
+static void
+test_lba_status(void)
+{
+    uint8_t list[512];
+    status(0, sizeof(list), list, sizeof(list));
+    good(8 + 3 * 16);
+    CHECK_EQ(4 + 3 * 16, vd_get_be32(list));
+    check_descriptor(list, 0, 0, 2, 0);
+    check_descriptor(list, 1, 2, 5, 1);
+    check_descriptor(list, 2, 7, BLOCKS - 7, 0);
+    status(4, sizeof(list), list, sizeof(list));
+    good(8 + 2 * 16);
+    check_descriptor(list, 0, 4, 3, 1);
+    check_descriptor(list, 1, 7, BLOCKS - 7, 0);
+    status(0, 8 + 16 + 15, list, sizeof(list)); /* room for one */
+    good(8 + 16);
+    CHECK_EQ(4 + 16, vd_get_be32(list));
+    check_descriptor(list, 0, 0, 2, 0);
+    status(0, 8, list, sizeof(list));
+    good(8);
+    CHECK_EQ(4 + 16, vd_get_be32(list));
+    status(BLOCKS - 1, sizeof(list), list, sizeof(list));
+    good(8 + 16);
+    check_descriptor(list, 0, BLOCKS - 1, 1, 0);
+    status(BLOCKS, sizeof(list), list, sizeof(list));
+    out_of_range(BLOCKS);
+    medium.fault = ERROR_IO_DEVICE;
+    status(0, sizeof(list), list, sizeof(list));
+    sense(0x31100);
+    medium.fault = 0;
 }
 
 /* ---- UNMAP ---- */
@@ -792,6 +863,7 @@ test_all(uint32_t block_size)
 {
     new_unit(block_size);
     test_transfers();
+    test_lba_status();
     test_unmap();
     test_write_same();
     test_write_protection();

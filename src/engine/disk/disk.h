@@ -190,6 +190,21 @@ VD_MUST_CHECK
 vd_error vd_disk_read(struct vd_disk *disk, void *buffer, size_t length,
                       uint64_t offset);
 
+struct vd_disk_run {
+    bool data;       /* false: reads as zeros, and nothing is stored for it */
+    uint64_t length; /* bytes, > 0 */
+};
+
+/*
+ * What the range that starts at offset is; the next run may be of the same
+ * kind.  The answer is in whole `granule`s (bytes, a power of two) from an
+ * offset that is a multiple of it: what is data in part is data.  A hole in
+ * the image file is no data either.
+ */
+VD_MUST_CHECK
+vd_error vd_disk_run(struct vd_disk *disk, uint64_t offset, uint64_t length,
+                     uint32_t granule, struct vd_disk_run *out);
+
 /* Whole sectors inside the disk.  ERROR_WRITE_PROTECT if it is read-only,
  * ERROR_IO_DEVICE once a flush has failed, ERROR_DISK_FULL and others. */
 VD_MUST_CHECK

@@ -35,6 +35,10 @@ struct vd_scsi_medium {
                      bool may_free);
     /* Returns when everything written before is durable. */
     vd_error (*flush)(void *context);
+    /* Whether there is data from offset on, in whole blocks, and for how many
+     * bytes that holds: at most length, at least a block. */
+    vd_error (*run)(void *context, uint64_t offset, uint64_t length,
+                    bool *data_out, uint64_t *length_out);
 };
 
 struct vd_scsi_unit {

@@ -220,6 +220,77 @@ vd_scsi_synchronize_cache_16(struct scsi_call *call)
     synchronize(call, range_16(call));
 }
 
+/* ---- GET LBA STATUS (5.4) ---- */
+
+#define STATUS_HEADER 8
+#define STATUS_DESCRIPTOR 16
+#define STATUS_DESCRIPTORS_MAX 256
+#define STATUS_MAPPED 0
+#define STATUS_DEALLOCATED 1
+
+struct status_list {
+    uint8_t bytes[STATUS_HEADER + STATUS_DESCRIPTORS_MAX * STATUS_DESCRIPTOR];
+    size_t count;
+};
+
+static void
+put_status(struct status_list *list, uint64_t lba, uint32_t blocks, bool data)
+{
+    uint8_t *at =
+        list->bytes + STATUS_HEADER + list->count * STATUS_DESCRIPTOR;
+    vd_put_be64(at, lba);
+    vd_put_be32(at + 8, blocks);
+    at[12] = data ? STATUS_MAPPED : STATUS_DEALLOCATED;
+    list->count++;
+}
+
+static vd_error
+collect_status(const struct vd_scsi_unit *unit, uint64_t lba, size_t most,
+               struct status_list *list)
+{
+    uint64_t limit = (uint64_t)UINT32_MAX * unit->block_size;
+    while (lba < unit->blocks && list->count < most) {
+        uint64_t length = (unit->blocks - lba) * unit->block_size;
+        bool data;
+        vd_error error =
+            unit->medium->run(unit->context, lba * unit->block_size,
+                              length < limit ? length : limit, &data, &length);
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+        put_status(list, lba, (uint32_t)(length / unit->block_size), data);
+        lba += length / unit->block_size;
+    }
+    return ERROR_SUCCESS;
+}
+
+/* What reads as zeros and has no space is deallocated, also in a unit that
+ * is not thin. */
+void
+vd_scsi_get_lba_status(struct scsi_call *call)
+{
+    struct status_list list = {.count = 0};
+    struct range range = {vd_get_be64(call->cdb + 2), 1, 2};
+    size_t allocation_length = vd_get_be32(call->cdb + 10);
+    size_t most = 1;
+    if (!check_range(call, &range)) {
+        return;
+    }
+    if (allocation_length >= STATUS_HEADER + 2 * STATUS_DESCRIPTOR) {
+        most = (allocation_length - STATUS_HEADER) / STATUS_DESCRIPTOR;
+    }
+    if (most > STATUS_DESCRIPTORS_MAX) {
+        most = STATUS_DESCRIPTORS_MAX;
+    }
+    vd_error error = collect_status(call->unit, range.lba, most, &list);
+    if (vd_scsi_failed_read(call, error)) {
+        return;
+    }
+    size_t length = STATUS_HEADER + list.count * STATUS_DESCRIPTOR;
+    vd_put_be32(list.bytes, (uint32_t)(length - 4));
+    vd_scsi_give(call, list.bytes, length, allocation_length);
+}
+
 /* ---- UNMAP (5.28) ---- */
 
 #define UNMAP_HEADER 8

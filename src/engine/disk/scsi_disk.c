@@ -34,11 +34,28 @@ flush_disk(void *context)
     return vd_disk_flush(scsi->disk);
 }
 
+static vd_error
+run_of_disk(void *context, uint64_t offset, uint64_t length, bool *data_out,
+            uint64_t *length_out)
+{
+    const struct vd_scsi_disk *scsi = context;
+    struct vd_disk_run run;
+    vd_error error = vd_disk_run(scsi->disk, scsi->offset + offset, length,
+                                 scsi->unit.block_size, &run);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    *data_out = run.data;
+    *length_out = run.length;
+    return ERROR_SUCCESS;
+}
+
 static const struct vd_scsi_medium medium = {
     .read = read_disk,
     .write = write_disk,
     .zero = zero_disk,
     .flush = flush_disk,
+    .run = run_of_disk,
 };
 
 /* A VHDX has an id for this very purpose; a VHD has its unique id. */

@@ -307,14 +307,19 @@ read_capacity_16(struct scsi_call *call)
 }
 
 #define SERVICE_READ_CAPACITY_16 0x10
+#define SERVICE_GET_LBA_STATUS 0x12
 
 void
 vd_scsi_service_action_in_16(struct scsi_call *call)
 {
-    if ((call->cdb[1] & 0x1F) == SERVICE_READ_CAPACITY_16) {
+    switch (call->cdb[1] & 0x1F) {
+    case SERVICE_READ_CAPACITY_16:
         read_capacity_16(call);
-    }
-    else {
+        break;
+    case SERVICE_GET_LBA_STATUS:
+        vd_scsi_get_lba_status(call);
+        break;
+    default:
         vd_scsi_bad_field(call, 1);
     }
 }

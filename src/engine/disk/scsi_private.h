@@ -82,6 +82,7 @@ void vd_scsi_write_16(struct scsi_call *call);
 void vd_scsi_synchronize_cache_10(struct scsi_call *call);
 void vd_scsi_synchronize_cache_16(struct scsi_call *call);
 
+void vd_scsi_get_lba_status(struct scsi_call *call);
 void vd_scsi_unmap(struct scsi_call *call);
 void vd_scsi_write_same_10(struct scsi_call *call);
 void vd_scsi_write_same_16(struct scsi_call *call);
