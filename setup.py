@@ -12,9 +12,9 @@ LINUX = sys.platform.startswith("linux")
 if not LINUX and sys.platform != "win32":
     sys.exit(f"virtdisk runs on Windows and Linux, not on {sys.platform}.")
 
-# The engine's layers, the lowest first; of server/ the library has this alone.
+# The engine's layers, the lowest first, and what the library has of server/.
 LAYERS = ["base", "format", "disk", "attach", "api"]
-CHANNEL = "src/engine/server/channel.c"
+SHARED = ["channel", "fusermount", "spawn"]
 # Free-threaded builds have no stable ABI yet.
 STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
 STRICT = os.environ.get("VIRTDISK_WERROR") == "1" or os.environ.get("CI") == "true"
@@ -31,7 +31,7 @@ macros: list[tuple[str, str | None]] = [("Py_LIMITED_API", "0x030B0000")] * STAB
 if LINUX:
     for layer in LAYERS:
         sources += c_files(f"src/engine/{layer}")
-    sources.append(CHANNEL)
+    sources += [f"src/engine/server/{name}.c" for name in SHARED]
     macros.append(("_GNU_SOURCE", "1"))
     flags = ["-std=c11", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
     flags += ["-Wconversion", "-Wshadow", "-Wstrict-prototypes"] + ["-Werror"] * STRICT

@@ -593,9 +593,16 @@ def _is_device(path: str) -> bool:
     if WINDOWS:
         return path.startswith("\\\\.\\")
     try:
-        return stat.S_ISBLK(os.stat(path).st_mode)
+        return stat.S_ISBLK(os.stat(path).st_mode) or _is_shown_file(path)
     except OSError:
         return False
+
+
+def _is_shown_file(path: str) -> bool:
+    """Whether a file is where disks are shown as files."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    directory = os.path.join(os.path.realpath(runtime), "virtdisk")
+    return bool(runtime) and os.path.dirname(os.path.realpath(path)) == directory
 
 
 def _image_behind(device: str) -> str:

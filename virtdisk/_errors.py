@@ -131,7 +131,8 @@ _REMEDIES_WINDOWS: Final[dict[str, str]] = {
 
 _REMEDIES_LINUX: Final[dict[str, str]] = {
     "ERROR_PRIVILEGE_NOT_HELD": (
-        "run as root (sudo): the kernel lets only root set up loop devices"
+        "run as root (sudo), who alone may set up loop devices; or install fuse3"
+        " and set XDG_RUNTIME_DIR, and the disk appears as a file"
     ),
     "ERROR_NOT_SUPPORTED": (
         "set VIRTDISK_DEBUG=all to see the reason on standard error"

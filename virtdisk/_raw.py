@@ -16,6 +16,7 @@ import array
 import errno
 import io
 import os
+import stat
 import sys
 from abc import abstractmethod
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
@@ -53,7 +54,12 @@ else:
     import fcntl
 
     def _is_read_only(descriptor: int) -> bool:
-        """Whether a block device is read-only."""
+        """Whether a block device is read-only; no for a file.
+
+        A file on a read-only mount cannot be opened for writing at all.
+        """
+        if not stat.S_ISBLK(os.fstat(descriptor).st_mode):
+            return False
         flag = array.array("i", [0])
         fcntl.ioctl(descriptor, _BLKROGET, flag)
         return flag[0] != 0

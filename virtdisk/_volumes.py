@@ -20,6 +20,7 @@ __all__ = ["describe_holders", "describe_users", "mount_points"]
 _SYS_BLOCK = pathlib.Path("/sys/block")
 _PROC = pathlib.Path("/proc")
 _SHOWN = 3  # of each kind; a remedy is one line
+_KEEPER = "virtdisk-keeper"  # has what is below the file that shows a disk
 
 
 def _text(path: pathlib.Path) -> str:
@@ -120,11 +121,12 @@ def _has_open(process: pathlib.Path, nodes: set[str]) -> bool:
 def _processes(nodes: set[str]) -> list[str]:
     """Other processes that have one of the nodes open, as ``"name (pid)"``."""
     own = str(os.getpid())
-    return [
-        f"{_text(_PROC / name / 'comm').strip()} ({name})"
+    found = {
+        name: _text(_PROC / name / "comm").strip()
         for name in filter(str.isdecimal, os.listdir(_PROC))
         if name != own and _has_open(_PROC / name, nodes)
-    ]
+    }
+    return [f"{comm} ({name})" for name, comm in found.items() if comm != _KEEPER]
 
 
 def _own_files(nodes: set[str]) -> int:

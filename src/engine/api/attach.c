@@ -250,6 +250,7 @@ plan(const struct vd_virtual_disk *virtual_disk,
                     has(flags, ATTACH_VIRTUAL_DISK_FLAG_PERMANENT_LIFETIME),
                 .partition_nodes = wants_volumes(flags),
                 .cached_io = virtual_disk->options.cached_io,
+                .exact_access = security_descriptor != NULL,
             },
         .single_partition =
             has(flags, ATTACH_VIRTUAL_DISK_FLAG_SINGLE_PARTITION),

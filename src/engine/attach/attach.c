@@ -5,8 +5,9 @@
  *
  * The image is opened once more for the attachment (the same inode, through
  * /proc/self/fd): that open file carries the locks and is what the loop
- * driver keeps, so they live exactly as long as the device, and neither the
- * caller's own descriptor nor a forked child's copy of it prolongs them.
+ * driver or the disk server keeps, so they live exactly as long as the device,
+ * and neither the caller's own descriptor nor a forked child's copy of it
+ * prolongs them.
  *
  * Everything is set up with autoclear on and the device opened exclusively.
  * A permanent attachment loses autoclear in the last step, so whoever is
@@ -206,14 +207,14 @@ show(struct building *building)
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    error = surface->show(building->disk, building->request,
-                          attachment->image_fd, loop, &building->claim);
+    error =
+        surface->show(building->disk, building->request, attachment->image_fd,
+                      &attachment->record, &building->claim);
+    if (error == ERROR_SUCCESS) {
+        error = vd_record_location(&attachment->record, &attachment->device);
+    }
     if (error != ERROR_SUCCESS || !vd_record_has_device(&attachment->record)) {
         return error;
-    }
-    if (asprintf(&attachment->device, VD_PATH_DEV "/%s", loop->name) < 0) {
-        attachment->device = NULL;
-        return ERROR_NOT_ENOUGH_MEMORY;
     }
     if (building->dir >= 0) {
         vd_registry_supersede(building->dir, loop->name);
@@ -334,6 +335,25 @@ build_without_device(const struct building *building)
     return error == ERROR_SUCCESS ? vd_held_add(attachment) : error;
 }
 
+/* Unless it is permanent, the file goes with the claim. */
+static vd_error
+build_with_file(struct building *building)
+{
+    struct vd_attachment *attachment = building->attachment;
+    vd_error error = publish(building);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    close_one(&attachment->image_fd); /* the server has it */
+    if (attachment->record.permanent) {
+        close_one(&building->claim);
+        close_one(&attachment->record_fd);
+        return ERROR_SUCCESS;
+    }
+    attachment->device_fd = vd_take_fd(&building->claim);
+    return vd_held_add(attachment);
+}
+
 static vd_error
 build(struct building *building)
 {
@@ -347,9 +367,10 @@ build(struct building *building)
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    return vd_record_has_device(&building->attachment->record)
-               ? build_with_device(building)
-               : build_without_device(building);
+    const struct vd_record *record = &building->attachment->record;
+    return vd_record_has_device(record) ? build_with_device(building)
+           : vd_record_has_file(record) ? build_with_file(building)
+                                        : build_without_device(building);
 }
 
 /* Undoes whatever was done.  The device goes with its claim. */
@@ -365,6 +386,9 @@ tear_down(struct building *building)
     }
     if (record->name[0] != '\0') {
         vd_registry_remove(building->dir, record->name, false);
+    }
+    if (vd_record_has_file(record)) {
+        vd_shown_remove(&record->shown);
     }
     close_one(&building->claim);
     vd_closing_wait(record);
@@ -436,8 +460,10 @@ vd_attachment_gone(struct vd_attachment *attachment)
     if (vd_held_has_let_go(attachment)) {
         return true;
     }
-    return vd_record_has_device(&attachment->record) &&
-           !vd_loop_bound(&attachment->record.loop);
+    const struct vd_record *record = &attachment->record;
+    return vd_record_has_device(record)
+               ? !vd_loop_bound(&record->loop)
+               : vd_record_has_file(record) && !vd_shown_alive(record);
 }
 
 /* Somebody may have it open for a moment: whoever looks for free devices, or
@@ -454,6 +480,15 @@ wait_until_free(const struct vd_loop *loop)
     }
     while (vd_loop_clear(claim, &cleared) == ERROR_SUCCESS && !cleared &&
            vd_wait_more(&wait)) {
+    }
+}
+
+/* The same for a file: whoever has it open keeps it, but at no path. */
+static void
+end_file(const struct vd_record *record)
+{
+    if (vd_shown_end(record, RELEASE_LIMIT_MS)) {
+        vd_shown_wait(record);
     }
 }
 
@@ -492,6 +527,9 @@ vd_attachment_release(struct vd_attachment *attachment)
     }
     bool ours = !vd_held_has_let_go(attachment);
     vd_error error = vd_held_enter();
+    if (ours && vd_record_has_file(&attachment->record)) {
+        end_file(&attachment->record);
+    }
     vd_held_remove(attachment);
     if (ours) {
         tidy_up(attachment);

@@ -37,6 +37,7 @@ struct vd_attach_request {
     uint64_t window_offset; /* the part of the disk to show, in bytes; */
     uint64_t window_length; /* sector-aligned and inside the disk */
     struct vd_node_access access;
+    bool exact_access; /* asked for, not only taken over from the image */
 };
 
 struct vd_attachment;
@@ -54,7 +55,8 @@ vd_error vd_attach(struct vd_disk *disk,
                    const struct vd_attach_request *request,
                    struct vd_attachment **out);
 
-/* The device node ("/dev/loop3"); NULL if there is none. */
+/* The device node ("/dev/loop3"), or the file that the disk is shown as where
+ * there can be no device; NULL if there is neither. */
 const char *vd_attachment_device(const struct vd_attachment *attachment);
 
 /* The disk of an attachment without a device; NULL if there is a device. */
@@ -85,7 +87,7 @@ bool vd_attachment_gone(struct vd_attachment *attachment);
 /* An attached image of this system, whoever attached it. */
 struct vd_attached {
     char *image_path; /* as it was when attached */
-    char *device;     /* NULL: attached without one */
+    char *device;     /* or file; NULL: attached without one */
     struct vd_file_id file_id;
     bool read_only;
     bool permanent;

@@ -80,10 +80,9 @@ describe(const struct vd_record *record, struct vd_attached *out)
 {
     VD_AUTO_FREE char *image_path = strdup(record->image_path);
     VD_AUTO_FREE char *device = NULL;
-    if (vd_record_has_device(record) &&
-        asprintf(&device, VD_PATH_DEV "/%s", record->loop.name) < 0) {
-        device = NULL;
-        return ERROR_NOT_ENOUGH_MEMORY;
+    vd_error error = vd_record_location(record, &device);
+    if (error != ERROR_SUCCESS) {
+        return error;
     }
     if (image_path == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
@@ -286,7 +285,8 @@ is_of(int dir, const struct vd_entry *entry,
                                    attachment->record_fd, &detaching);
     }
     return same_file(entry->record.file_id, attachment->record.file_id) &&
-           entry->record.loop.sequence == attachment->record.loop.sequence;
+           entry->record.loop.sequence == attachment->record.loop.sequence &&
+           entry->record.shown.mark == attachment->record.shown.mark;
 }
 
 /* Nobody knows of it but its owner. */

@@ -45,6 +45,12 @@ has_device(const struct detaching *detaching)
     return vd_record_has_device(detaching->target->record);
 }
 
+static bool
+has_file(const struct detaching *detaching)
+{
+    return vd_record_has_file(detaching->target->record);
+}
+
 /* What cannot be brought to the image now never will be: the kernel has
  * dropped it.  As close(2) does, detaching tells it and goes on. */
 static vd_error
@@ -69,9 +75,22 @@ claim_patiently(struct detaching *detaching)
     return error;
 }
 
+/* Unmounting is the last step already: it is refused while somebody has the
+ * file open, and cannot be taken back. */
+static vd_error
+claim_file(struct detaching *detaching)
+{
+    const struct vd_record *record = detaching->target->record;
+    detaching->lost = vd_shown_flush(&record->shown);
+    return vd_shown_end(record, DETACH_LIMIT_MS) ? ERROR_SUCCESS : ERROR_BUSY;
+}
+
 static vd_error
 claim_device(struct detaching *detaching)
 {
+    if (has_file(detaching)) {
+        return claim_file(detaching);
+    }
     if (!has_device(detaching)) {
         return ERROR_SUCCESS;
     }
@@ -136,6 +155,9 @@ static vd_error
 wait_for_attacher(const struct detaching *detaching, struct vd_wait *wait)
 {
     const struct vd_detach *target = detaching->target;
+    if (has_file(detaching)) {
+        return ERROR_SUCCESS; /* he has nothing any more that he could hold */
+    }
     while (target->dir >= 0 && vd_registry_alive(target->record_fd)) {
         if (!vd_wait_more(wait)) {
             vd_trace(VD_TRACE_ATTACH, "process %llu does not let go of %s",
@@ -276,6 +298,9 @@ vd_detach(const struct vd_detach *target)
         wait_for_strangers(&detaching);
         forget(target);
         vd_closing_wait(target->record);
+        if (has_file(&detaching)) {
+            vd_shown_wait(target->record);
+        }
         error = detaching.lost;
     }
     return error;

@@ -90,6 +90,13 @@ open_control(int *control_out)
     return vd_loop_error(error_number);
 }
 
+bool
+vd_loop_permitted(void)
+{
+    VD_AUTO_CLOSE int control = -1;
+    return open_control(&control) != ERROR_PRIVILEGE_NOT_HELD;
+}
+
 /* Opens a loop device's node, and nothing else that has its name. */
 static int
 open_node(const char *name, int flags)

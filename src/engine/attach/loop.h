@@ -34,6 +34,9 @@ struct vd_loop {
     struct vd_file_id file_id; /* of the image */
 };
 
+/* Whether this process may make devices at all; yes, if it cannot be told. */
+bool vd_loop_permitted(void);
+
 /*
  * Sets up a free device and opens it exclusively: nobody can mount it before
  * *claim_out is closed.  Autoclear is on, so closing is also the way to undo

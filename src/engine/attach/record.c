@@ -8,6 +8,8 @@
  *     device loop3 57             name and diskseq; no line: no device
  *     backing 58 1                device and inode of what the device stands
  *                                 on; no line: on the image itself
+ *     shown 1 814 /run/user/1000/virtdisk/disk-1
+ *                                 number, mark and path of a file; or no line
  *     access 0 6 0660 0 0 0644    of the node, before and after; or no line
  *     boot 6b0c...                the kernel's boot_id; or no line
  *     pid 4711
@@ -21,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attach/paths.h"
 #include "attach/text.h"
 #include "base/cleanup.h"
 #include "base/trace.h"
@@ -33,6 +36,24 @@ vd_record_is_device_name(const char *name)
 {
     uint64_t number;
     return strncmp(name, "loop", 4) == 0 && vd_text_number(name + 4, &number);
+}
+
+vd_error
+vd_record_location(const struct vd_record *record, char **path_out)
+{
+    char *path = NULL;
+    if (vd_record_has_file(record)) {
+        path = strdup(record->shown.path);
+    }
+    else if (vd_record_has_device(record) &&
+             asprintf(&path, VD_PATH_DEV "/%s", record->loop.name) < 0) {
+        path = NULL;
+    }
+    *path_out = path;
+    return path == NULL &&
+                   (vd_record_has_file(record) || vd_record_has_device(record))
+               ? ERROR_NOT_ENOUGH_MEMORY
+               : ERROR_SUCCESS;
 }
 
 /* -- writing -- */
@@ -83,6 +104,12 @@ write_record(FILE *stream, const struct vd_record *record)
         fprintf(stream, "backing %ju %ju\n",
                 (uintmax_t)record->loop.file_id.device,
                 (uintmax_t)record->loop.file_id.inode);
+    }
+    if (vd_record_has_file(record)) {
+        fprintf(stream, "shown %" PRIu64 " %" PRIu64 " ", record->shown.number,
+                record->shown.mark);
+        write_escaped(stream, record->shown.path);
+        fputc('\n', stream);
     }
     if (record->node.changed) {
         write_node(stream, &record->node);
@@ -147,9 +174,8 @@ unescaped(const char **text)
 }
 
 static bool
-read_image(char *values[], struct vd_record *record)
+read_path(const char *text, char **path_out)
 {
-    const char *text = values[0];
     VD_AUTO_FREE char *path = malloc(strlen(text) + 1);
     size_t length = 0;
     if (path == NULL) {
@@ -163,8 +189,14 @@ read_image(char *values[], struct vd_record *record)
         path[length++] = (char)byte;
     }
     path[length] = '\0';
-    record->image_path = VD_TAKE(path);
-    return length > 0 && record->image_path[0] == '/';
+    *path_out = VD_TAKE(path);
+    return length > 0 && (*path_out)[0] == '/';
+}
+
+static bool
+read_image(char *values[], struct vd_record *record)
+{
+    return read_path(values[0], &record->image_path);
 }
 
 static bool
@@ -190,6 +222,14 @@ static bool
 read_backing(char *values[], struct vd_record *record)
 {
     return read_file_id(values, &record->loop.file_id);
+}
+
+static bool
+read_shown(char *values[], struct vd_record *record)
+{
+    return vd_text_number(values[0], &record->shown.number) &&
+           vd_text_number(values[1], &record->shown.mark) &&
+           read_path(values[2], &record->shown.path);
 }
 
 static bool
@@ -268,6 +308,7 @@ static const struct field fields[] = {
     {"file", 2, true, read_file},
     {"device", 2, false, read_device},
     {"backing", 2, false, read_backing},
+    {"shown", 3, false, read_shown},
     {"access", 6, false, read_access},
     {"boot", 1, false, read_boot},
     {"pid", 1, true, read_pid},
@@ -344,7 +385,8 @@ vd_error
 vd_record_parse(char *text, size_t length, struct vd_record *out)
 {
     struct vd_record record = {.image_path = NULL};
-    if (strlen(text) != length || !read_lines(text, &record)) {
+    if (strlen(text) != length || !read_lines(text, &record) ||
+        (vd_record_has_device(&record) && vd_record_has_file(&record))) {
         vd_trace(VD_TRACE_ATTACH, "a record that is none");
         vd_record_clear(&record);
         return ERROR_INVALID_DATA;
@@ -359,12 +401,18 @@ vd_record_parse(char *text, size_t length, struct vd_record *out)
 vd_error
 vd_record_copy(const struct vd_record *record, struct vd_record *out)
 {
-    char *image_path = strdup(record->image_path);
-    if (image_path == NULL) {
+    VD_AUTO_FREE char *image_path = strdup(record->image_path);
+    VD_AUTO_FREE char *shown_path = NULL;
+    if (vd_record_has_file(record)) {
+        shown_path = strdup(record->shown.path);
+    }
+    if (image_path == NULL ||
+        (shown_path == NULL && vd_record_has_file(record))) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
     *out = *record;
-    out->image_path = image_path;
+    out->image_path = VD_TAKE(image_path);
+    out->shown.path = VD_TAKE(shown_path);
     return ERROR_SUCCESS;
 }
 
@@ -372,5 +420,6 @@ void
 vd_record_clear(struct vd_record *record)
 {
     free(record->image_path);
+    vd_shown_clear(&record->shown);
     *record = (struct vd_record){.image_path = NULL};
 }

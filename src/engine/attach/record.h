@@ -13,20 +13,23 @@
 
 #include "attach/loop.h"
 #include "attach/node.h"
+#include "attach/shown.h"
 #include "base/error.h"
 #include "disk/disk.h"
 
 #define VD_RECORD_NAME_SIZE 32
-#define VD_RECORD_SIZE_MAX 16384 /* PATH_MAX escaped, and the rest */
+#define VD_RECORD_SIZE_MAX 32768 /* PATH_MAX escaped, twice, and the rest */
+#define VD_RECORD_FILE_PREFIX "file"
 #define VD_BOOT_ID_SIZE 40
 
 struct vd_record {
     char name[VD_RECORD_NAME_SIZE]; /* of the file, not in its text: the
-                                       device's, or "handle1" */
+                                       device's, "file1" or "handle1" */
     bool detaching;                 /* likewise: somebody is detaching it */
     char *image_path;               /* owned */
     struct vd_file_id file_id;
-    struct vd_loop loop; /* name "": without a device */
+    struct vd_loop loop;   /* name "": without a device */
+    struct vd_shown shown; /* path NULL: not as a file */
     struct vd_node_change node;
     char boot_id[VD_BOOT_ID_SIZE]; /* "": unknown */
     uint64_t pid;                  /* of the attacher, for people */
@@ -39,6 +42,17 @@ vd_record_has_device(const struct vd_record *record)
 {
     return record->loop.name[0] != '\0';
 }
+
+static inline bool
+vd_record_has_file(const struct vd_record *record)
+{
+    return record->shown.path != NULL;
+}
+
+/* Where the disk is: its device or file, NULL if it has neither; free with
+ * free().  ERROR_NOT_ENOUGH_MEMORY. */
+VD_MUST_CHECK
+vd_error vd_record_location(const struct vd_record *record, char **path_out);
 
 /* "loop" and decimal digits. */
 bool vd_record_is_device_name(const char *name);

@@ -1,7 +1,8 @@
 /*
  * The directory of records (registry.h).
  *
- * Files in it: "lock"; "new", a record being written; "loop3" and "handle1";
+ * Files in it: "lock"; "new", a record being written; "loop3", "file1" and
+ * "handle1"; what shown.c keeps there, in a user's;
  * "loop3.detaching" while somebody takes the device away.  Everything is
  * done relative to a descriptor of the directory and without following
  * symbolic links.
@@ -42,22 +43,28 @@ is_own_directory(const char *path)
 }
 
 vd_error
+vd_registry_user_path(char **path_out)
+{
+    char *path;
+    const char *parent = getenv("XDG_RUNTIME_DIR");
+    if (!is_own_directory(parent)) {
+        vd_trace(VD_TRACE_ATTACH, "XDG_RUNTIME_DIR is no directory of ours");
+        return ERROR_NOT_FOUND;
+    }
+    if (asprintf(&path, "%s/" VD_RECORDS_DIRECTORY, parent) < 0) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    *path_out = path;
+    return ERROR_SUCCESS;
+}
+
+vd_error
 vd_registry_path(char **path_out)
 {
-    char *path = NULL;
-    if (geteuid() == 0) {
-        path = strdup(VD_PATH_RECORDS);
+    if (geteuid() != 0) {
+        return vd_registry_user_path(path_out);
     }
-    else {
-        const char *parent = getenv("XDG_RUNTIME_DIR");
-        if (!is_own_directory(parent)) {
-            vd_trace(VD_TRACE_ATTACH, "no directory for records");
-            return ERROR_NOT_FOUND;
-        }
-        if (asprintf(&path, "%s/" VD_RECORDS_DIRECTORY, parent) < 0) {
-            path = NULL;
-        }
-    }
+    char *path = strdup(VD_PATH_RECORDS);
     if (path == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
@@ -208,6 +215,14 @@ file_name(const char *name, bool detaching, char buffer[FILE_NAME_SIZE])
                           detaching ? DETACHING_SUFFIX : "");
 }
 
+static bool
+is_numbered(const char *name, const char *prefix, uint64_t *number_out)
+{
+    size_t length = strlen(prefix);
+    return strncmp(name, prefix, length) == 0 &&
+           vd_text_number(name + length, number_out);
+}
+
 /* Takes a file's name apart; false if no record is called so. */
 static bool
 parse_file_name(const char *text, struct vd_record *record)
@@ -221,10 +236,9 @@ parse_file_name(const char *text, struct vd_record *record)
         return false;
     }
     record->detaching = suffix != NULL;
-    size_t prefix = strlen(HANDLE_PREFIX);
     return vd_record_is_device_name(record->name) ||
-           (strncmp(record->name, HANDLE_PREFIX, prefix) == 0 &&
-            vd_text_number(record->name + prefix, &number));
+           is_numbered(record->name, VD_RECORD_FILE_PREFIX, &number) ||
+           is_numbered(record->name, HANDLE_PREFIX, &number);
 }
 
 static vd_error
@@ -273,10 +287,14 @@ read_record(int fd, struct vd_record *out)
 static bool
 name_fits(const struct vd_record *record, const char *name)
 {
-    if (!vd_record_has_device(record)) {
-        return !vd_record_is_device_name(name);
+    uint64_t number;
+    if (vd_record_has_device(record)) {
+        return strcmp(name, record->loop.name) == 0;
     }
-    return strcmp(name, record->loop.name) == 0;
+    return vd_record_has_file(record)
+               ? is_numbered(name, VD_RECORD_FILE_PREFIX, &number) &&
+                     number == record->shown.number
+               : is_numbered(name, HANDLE_PREFIX, &number);
 }
 
 /* O_NONBLOCK: it may be a FIFO that somebody has put there. */
@@ -359,10 +377,13 @@ of_this_boot(const struct vd_record *record)
 static bool
 confirmed(const struct vd_entry *entry)
 {
-    if (!vd_record_has_device(&entry->record)) {
-        return vd_registry_alive(entry->fd);
+    const struct vd_record *record = &entry->record;
+    if (vd_record_has_device(record)) {
+        return of_this_boot(record) && vd_loop_bound(&record->loop);
     }
-    return of_this_boot(&entry->record) && vd_loop_bound(&entry->record.loop);
+    return vd_record_has_file(record)
+               ? of_this_boot(record) && vd_shown_alive(record)
+               : vd_registry_alive(entry->fd);
 }
 
 /* Undoes what outlives an attachment that has ended by itself.  Whoever was
@@ -377,6 +398,9 @@ sweep_record(int dir, const struct vd_record *record)
     }
     if (vd_record_has_device(record) && !record->detaching) {
         vd_node_restore(record->loop.name, &record->node);
+    }
+    if (vd_record_has_file(record)) {
+        vd_shown_remove(&record->shown);
     }
     vd_registry_remove(dir, record->name, record->detaching);
 }
@@ -591,11 +615,15 @@ link_handle(int dir, struct vd_record *record)
 static vd_error
 give_name(int dir, struct vd_record *record)
 {
-    if (!vd_record_has_device(record)) {
+    if (!vd_record_has_device(record) && !vd_record_has_file(record)) {
         return link_handle(dir, record);
     }
-    if (!vd_text_format(record->name, sizeof(record->name), "%s",
-                        record->loop.name)) {
+    if (vd_record_has_device(record)
+            ? !vd_text_format(record->name, sizeof(record->name), "%s",
+                              record->loop.name)
+            : !vd_text_format(record->name, sizeof(record->name),
+                              VD_RECORD_FILE_PREFIX "%llu",
+                              (unsigned long long)record->shown.number)) {
         return ERROR_INVALID_NAME;
     }
     return link_new(dir, record->name);

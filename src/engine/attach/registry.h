@@ -6,8 +6,9 @@
  * to the process that made them).  Everybody may read root's.
  *
  * A record is believed only as far as the kernel confirms it: one with a
- * device while that device shows that image, one without while its attacher
- * lives, which is shown by a lock on the record's file.  What is not
+ * device while that device shows that image, one with a file while that is
+ * served, one with neither while its attacher lives, which is shown by a lock
+ * on the record's file.  What is not
  * confirmed is removed by the next who may.
  *
  * Lock order: the lock of one record (vd_registry_lock_record), then the
@@ -32,6 +33,11 @@ struct vd_entry {
  * ERROR_NOT_FOUND if he has none. */
 VD_MUST_CHECK
 vd_error vd_registry_path(char **path_out);
+
+/* $XDG_RUNTIME_DIR/virtdisk, also root's.  ERROR_NOT_FOUND if that variable
+ * names no directory of the caller's own. */
+VD_MUST_CHECK
+vd_error vd_registry_user_path(char **path_out);
 
 /* ERROR_NOT_FOUND if the directory is not there and is not to be made;
  * ERROR_ACCESS_DENIED if it is a symbolic link, or others may write to it. */

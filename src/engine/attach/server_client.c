@@ -1,10 +1,9 @@
 /*
  * Starting the disk server (server_client.h).
  *
- * By posix_spawn, which neither runs the program's fork handlers nor copies
- * what its other threads are doing.  The program that is started leaves a
- * child and ends at once; exactly that one process is waited for, so nothing
- * is left for the caller's own child handling.
+ * The program that is started leaves a child and ends at once; exactly that
+ * one process is waited for, so nothing is left for the caller's own child
+ * handling.
  */
 #include "attach/server_client.h"
 
@@ -13,13 +12,10 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "attach/paths.h"
@@ -28,6 +24,7 @@
 #include "base/trace.h"
 #include "server/channel.h"
 #include "server/protocol.h"
+#include "server/spawn.h"
 
 #define STOP_LIMIT_MS 30000
 
@@ -76,79 +73,24 @@ make_environment(struct environment *environment)
     }
 }
 
-/* No signal is blocked, ignored or handled there, whatever it is here. */
-static int
-set_signals(posix_spawnattr_t *attributes)
-{
-    sigset_t set;
-    sigfillset(&set);
-    int error_number = posix_spawnattr_setsigdefault(attributes, &set);
-    sigemptyset(&set);
-    if (error_number == 0) {
-        error_number = posix_spawnattr_setsigmask(attributes, &set);
-    }
-    if (error_number == 0) {
-        error_number = posix_spawnattr_setflags(
-            attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    }
-    return error_number;
-}
-
-/* Returns 0 or an errno value. */
-static int
-spawn_with(const char *path, int control, pid_t *pid_out,
-           posix_spawn_file_actions_t *actions, posix_spawnattr_t *attributes)
-{
-    char *arguments[] = {VD_SERVER_ARGV0, NULL};
-    struct environment environment;
-    make_environment(&environment);
-    int error_number = set_signals(attributes);
-    if (error_number == 0) {
-        error_number = posix_spawn_file_actions_adddup2(actions, control,
-                                                        VD_SERVER_CONTROL);
-    }
-    return error_number != 0 ? error_number
-                             : posix_spawn(pid_out, path, actions, attributes,
-                                           arguments, environment.variables);
-}
-
-static int
-spawn(const char *path, int control, pid_t *pid_out)
-{
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    int error_number = posix_spawn_file_actions_init(&actions);
-    if (error_number != 0) {
-        return error_number;
-    }
-    error_number = posix_spawnattr_init(&attributes);
-    if (error_number == 0) {
-        error_number =
-            spawn_with(path, control, pid_out, &actions, &attributes);
-        posix_spawnattr_destroy(&attributes);
-    }
-    posix_spawn_file_actions_destroy(&actions);
-    return error_number;
-}
-
-/* ECHILD: somebody else waits for all children, or nobody for any. */
-static void
-reap(pid_t pid)
-{
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
-    }
-}
-
 static vd_error
 run_program(int control)
 {
     char path[PATH_MAX];
-    pid_t pid;
+    char *const arguments[] = {VD_SERVER_ARGV0, NULL};
+    struct environment environment;
     vd_error error = find_program(path);
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    int error_number = spawn(path, control, &pid);
+    make_environment(&environment);
+    int error_number = vd_spawn_run(&(struct vd_spawn){
+        .path = path,
+        .arguments = arguments,
+        .environment = environment.variables,
+        .passed = control,
+        .passed_as = VD_SERVER_CONTROL,
+    });
     if (error_number != 0) {
         vd_trace(VD_TRACE_ATTACH, "the disk server %s: %s", path,
                  strerror(error_number));
@@ -156,7 +98,6 @@ run_program(int control)
                    ? ERROR_NOT_SUPPORTED
                    : vd_error_from_errno(error_number);
     }
-    reap(pid);
     return ERROR_SUCCESS;
 }
 
@@ -171,6 +112,7 @@ send_request(int server, const struct vd_server_options *options)
         .device_id = files->device_id,
         .layers = (uint32_t)files->count,
         .read_only = options->read_only,
+        .visible = options->visible != NULL,
         .window_offset = options->window_offset,
         .window_length = options->window_length,
     };
@@ -183,6 +125,19 @@ send_request(int server, const struct vd_server_options *options)
                                 left < VD_CHANNEL_FDS ? left : VD_CHANNEL_FDS);
     }
     return error;
+}
+
+static vd_error
+send_place(int server, const struct vd_server_visible *visible)
+{
+    struct vd_server_place place = {
+        .mode = visible->mode,
+        .permanent = visible->permanent,
+    };
+    if (!vd_text_format(place.path, sizeof(place.path), "%s", visible->path)) {
+        return ERROR_FILENAME_EXCED_RANGE;
+    }
+    return vd_channel_send(server, &place, sizeof(place), &visible->file, 1);
 }
 
 /* mount_out: NULL if no descriptor is to come. */
@@ -239,6 +194,17 @@ obtain_file(int server, const struct vd_server_options *options, int *file_out)
     return error;
 }
 
+/* It has its place, and is not opened here. */
+static vd_error
+obtain_visible_file(int server, const struct vd_server_options *options)
+{
+    vd_error error = send_request(server, options);
+    if (error == ERROR_SUCCESS) {
+        error = send_place(server, options->visible);
+    }
+    return error == ERROR_SUCCESS ? receive_reply(server, NULL) : error;
+}
+
 /* -- all of it -- */
 
 /* The server's end is never the descriptor that it is to become: older C
@@ -274,7 +240,9 @@ vd_server_start(const struct vd_server_options *options,
     error = run_program(control);
     close(control);
     if (error == ERROR_SUCCESS) {
-        error = obtain_file(served.server, options, &served.file);
+        error = options->visible != NULL
+                    ? obtain_visible_file(served.server, options)
+                    : obtain_file(served.server, options, &served.file);
     }
     if (error != ERROR_SUCCESS) {
         vd_server_stop(&served);

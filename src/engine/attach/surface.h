@@ -1,8 +1,8 @@
 /*
  * A way of making a disk visible.
  *
- * What a surface shows is a loop device, or nothing; from there on all
- * attachments are alike.
+ * What a surface shows is a loop device, a file, or nothing; from there on all
+ * attachments of one kind are alike.
  */
 #ifndef VD_ATTACH_SURFACE_H
 #define VD_ATTACH_SURFACE_H
@@ -10,7 +10,7 @@
 #include <stdbool.h>
 
 #include "attach/attach.h"
-#include "attach/loop.h"
+#include "attach/record.h"
 #include "base/error.h"
 #include "disk/disk.h"
 
@@ -22,17 +22,20 @@ struct vd_surface {
                       const struct vd_attach_request *request,
                       bool *suits_out);
 
-    /* Shows it: a device with autoclear on, opened exclusively (as from
-     * vd_loop_create), or, without a device, an empty name and -1.  image_fd
-     * is an open file of the image that carries the attachment's locks;
-     * whoever serves the device keeps it. */
+    /* Shows it.  A device, with autoclear on: record->loop, and *claim_out, by
+     * which it is open exclusively (as from vd_loop_create).  A file:
+     * record->shown, and *claim_out, with which it goes unless it is to be
+     * permanent.  Nothing: neither.  image_fd is an open file of the image
+     * that carries the attachment's locks; whoever serves the disk keeps
+     * it. */
     vd_error (*show)(struct vd_disk *disk,
                      const struct vd_attach_request *request, int image_fd,
-                     struct vd_loop *loop_out, int *claim_out);
+                     struct vd_record *record, int *claim_out);
 };
 
 extern const struct vd_surface vd_loop_surface;
 extern const struct vd_surface vd_fuse_surface;
+extern const struct vd_surface vd_file_surface;
 extern const struct vd_surface vd_handle_surface;
 
 /* The first that suits; ERROR_NOT_SUPPORTED if none does. */

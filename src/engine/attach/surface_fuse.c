@@ -19,7 +19,7 @@ fuse_suits(struct vd_disk *disk, const struct vd_attach_request *request,
            bool *suits_out)
 {
     (void)disk;
-    *suits_out = request->local;
+    *suits_out = request->local && vd_loop_permitted();
     return ERROR_SUCCESS;
 }
 
@@ -76,14 +76,14 @@ show_files(const struct vd_disk *disk, const struct vd_attach_request *request,
 
 static vd_error
 fuse_show(struct vd_disk *disk, const struct vd_attach_request *request,
-          int image_fd, struct vd_loop *loop_out, int *claim_out)
+          int image_fd, struct vd_record *record, int *claim_out)
 {
     struct vd_disk_files files;
     vd_error error = vd_locked_files_open(disk, image_fd, &files);
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    error = show_files(disk, request, &files, loop_out, claim_out);
+    error = show_files(disk, request, &files, &record->loop, claim_out);
     vd_disk_files_close(&files); /* the server has them */
     return error;
 }

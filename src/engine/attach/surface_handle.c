@@ -16,12 +16,12 @@ handle_suits(struct vd_disk *disk, const struct vd_attach_request *request,
 
 static vd_error
 handle_show(struct vd_disk *disk, const struct vd_attach_request *request,
-            int image_fd, struct vd_loop *loop_out, int *claim_out)
+            int image_fd, struct vd_record *record, int *claim_out)
 {
     (void)disk;
     (void)request;
     (void)image_fd;
-    *loop_out = (struct vd_loop){.name = ""};
+    (void)record;
     *claim_out = -1;
     return ERROR_SUCCESS;
 }

@@ -12,7 +12,7 @@ loop_suits(struct vd_disk *disk, const struct vd_attach_request *request,
 {
     bool contiguous = false;
     uint64_t file_offset;
-    if (request->local) {
+    if (request->local && vd_loop_permitted()) {
         vd_error error = vd_disk_contiguous(disk, &contiguous, &file_offset);
         if (error != ERROR_SUCCESS) {
             return error;
@@ -24,7 +24,7 @@ loop_suits(struct vd_disk *disk, const struct vd_attach_request *request,
 
 static vd_error
 loop_show(struct vd_disk *disk, const struct vd_attach_request *request,
-          int image_fd, struct vd_loop *loop_out, int *claim_out)
+          int image_fd, struct vd_record *record, int *claim_out)
 {
     bool contiguous;
     uint64_t file_offset;
@@ -53,7 +53,7 @@ loop_show(struct vd_disk *disk, const struct vd_attach_request *request,
         .direct_io = !request->cached_io,
         .scan_partitions = vd_request_has_partitions(disk, request),
     };
-    return vd_loop_create(&options, loop_out, claim_out);
+    return vd_loop_create(&options, &record->loop, claim_out);
 }
 
 const struct vd_surface vd_loop_surface = {

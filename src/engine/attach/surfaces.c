@@ -10,6 +10,7 @@
 static const struct vd_surface *const surfaces[] = {
     &vd_loop_surface,
     &vd_fuse_surface,
+    &vd_file_surface,
     &vd_handle_surface,
 };
 

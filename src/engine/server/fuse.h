@@ -27,7 +27,8 @@ struct vd_fuse_file {
     uint64_t offset; /* where in the disk the file starts */
     uint64_t length;
     bool read_only;
-    uid_t uid; /* of its owner */
+    mode_t mode; /* read and write bits */
+    uid_t uid;   /* of its owner */
     gid_t gid;
     pthread_mutex_t *partial; /* one at a time changes a part of a sector */
 };

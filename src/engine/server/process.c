@@ -44,16 +44,15 @@ ignore_signals(void)
     }
 }
 
-/* Nothing of the attacher's may live as long as its disk.  Only Linux 5.8
- * of all kernels with LOOP_CONFIGURE lacks close_range. */
-static void
-close_inherited(void)
+/* Only Linux 5.8 of all kernels with LOOP_CONFIGURE lacks close_range. */
+void
+vd_process_close_from(int first)
 {
-    if (syscall(SYS_close_range, STDERR_FILENO + 1, ~0u, 0) == 0) {
+    if (syscall(SYS_close_range, first, ~0u, 0) == 0) {
         return;
     }
     long limit = sysconf(_SC_OPEN_MAX);
-    for (int fd = STDERR_FILENO + 1; fd < limit; fd++) {
+    for (int fd = first; fd < limit; fd++) {
         close(fd);
     }
 }
@@ -101,7 +100,8 @@ vd_error
 vd_process_leave(int *control_out)
 {
     ignore_signals();
-    close_inherited();
+    /* Nothing of the attacher's may live as long as its disk. */
+    vd_process_close_from(STDERR_FILENO + 1);
     vd_error error = become_child();
     if (error != ERROR_SUCCESS) {
         return error;

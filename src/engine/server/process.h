@@ -16,6 +16,9 @@
 VD_MUST_CHECK
 vd_error vd_process_leave(int *control_out);
 
+/* Closes this descriptor and all above it. */
+void vd_process_close_from(int first);
+
 /* What may be asked for while there are privileges: not to be chosen when
  * memory runs out, not to wait for the very disk it serves when memory has
  * to be freed, and no limits of the program that started it.  Goes without

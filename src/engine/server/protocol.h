@@ -5,11 +5,15 @@
  *     attacher -> server  struct vd_server_request
  *                         one byte with up to VD_CHANNEL_FDS descriptors, as
  *                         often as it takes for all layers, leaf first
+ *                         if it is to be visible, struct vd_server_place with
+ *                         the locked file of that path
  *     server -> attacher  struct vd_server_reply; with it, if there is no
  *                         error, a descriptor that leads to the file
- *                         (an O_PATH one: open it through /proc/self/fd)
+ *                         (an O_PATH one: open it through /proc/self/fd);
+ *                         not of a visible file, which has a path
  *     server -> attacher  struct vd_server_reply: confined, and serving
- *     the socket's end    the server has ended, and let go of the image
+ *     the socket's end    the server has ended, and let go of the image; and
+ *                         the path of a visible file is gone
  *
  * Both are of one build, on one machine: integers are in its own order.
  */
@@ -31,15 +35,26 @@
 
 /* Another number for every change of this file: a program may run on while
  * the package is replaced. */
-#define VD_SERVER_PROTOCOL 0x76640001u
+#define VD_SERVER_PROTOCOL 0x76640002u
 
 struct vd_server_request {
     uint32_t protocol;
     uint32_t device_id; /* which format, VD_DEVICE_* */
     uint32_t layers;
-    uint32_t read_only;     /* 0 or 1 */
+    uint16_t read_only;     /* 0 or 1 */
+    uint16_t visible;       /* 0 or 1 */
     uint64_t window_offset; /* the part of the disk that the file is */
     uint64_t window_length;
+};
+
+#define VD_SERVER_PATH_SIZE 4096
+
+/* Where a visible file is to be, and for how long: a permanent one until it
+ * is unmounted, another one no longer than the attacher has his socket. */
+struct vd_server_place {
+    uint32_t mode;                  /* of the file: read and write bits */
+    uint32_t permanent;             /* 0 or 1 */
+    char path[VD_SERVER_PATH_SIZE]; /* absolute */
 };
 
 struct vd_server_reply {

@@ -5,6 +5,8 @@
 
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "base/trace.h"
 #include "server/channel.h"
@@ -13,7 +15,8 @@ static bool
 is_sound(const struct vd_server_request *request)
 {
     return request->protocol == VD_SERVER_PROTOCOL && request->layers != 0 &&
-           request->layers <= VD_DISK_LAYERS_MAX && request->read_only <= 1;
+           request->layers <= VD_DISK_LAYERS_MAX && request->read_only <= 1 &&
+           request->visible <= 1;
 }
 
 static vd_error
@@ -73,4 +76,34 @@ vd_request_receive(int control, struct vd_server_request *request_out,
         *request_out = request;
     }
     return error;
+}
+
+static bool
+is_sound_place(const struct vd_server_place *place)
+{
+    return (place->mode & ~0666u) == 0 && place->permanent <= 1 &&
+           place->path[0] == '/' &&
+           memchr(place->path, '\0', sizeof(place->path)) != NULL;
+}
+
+vd_error
+vd_request_receive_place(int control, struct vd_server_place *place_out,
+                         int *file_out)
+{
+    size_t count = 0;
+    int file;
+    vd_error error = vd_channel_receive(control, place_out, sizeof(*place_out),
+                                        &file, 1, &count);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    if (count != 1 || !is_sound_place(place_out)) {
+        vd_trace(VD_TRACE_ATTACH, "server: a place that is none");
+        if (count == 1) {
+            close(file);
+        }
+        return ERROR_INVALID_DATA;
+    }
+    *file_out = file;
+    return ERROR_SUCCESS;
 }

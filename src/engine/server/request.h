@@ -15,4 +15,11 @@ VD_MUST_CHECK
 vd_error vd_request_receive(int control, struct vd_server_request *request_out,
                             struct vd_disk_files *files_out);
 
+/* Waits for what follows the request for a visible file.  *file_out: the file
+ * that is there. */
+VD_MUST_CHECK
+vd_error vd_request_receive_place(int control,
+                                  struct vd_server_place *place_out,
+                                  int *file_out);
+
 #endif

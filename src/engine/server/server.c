@@ -3,12 +3,14 @@
  *
  * Started by the process that attaches a disk no loop device can show by
  * itself, it takes over the open and locked files of the disk, opens the
- * disk, makes it a file (fuse_mount.h) and gives that away.  The attacher
- * puts a loop device on the file and goes its own way.  From then on the
+ * disk, makes it a file and gives that away, or, without privilege, makes it
+ * a visible one (keeper.h).  The attacher puts a loop device on the file that
+ * he was given (fuse_mount.h) and goes his own way.  From then on the
  * server depends on the file alone: with the last user of the device goes
  * the device, with it the file's last opener, with him the mount and the
- * connection; the threads then see its end, everything is committed, and the
- * server ends and with it the locks.
+ * connection (a visible file must have been unmounted besides); the threads
+ * then see its end, everything is committed, and the server ends and with it
+ * the locks.
  *
  * Before it answers any request of the file it has given up its privileges
  * and nearly all system calls (confine.h); it has opened all that it ever
@@ -21,6 +23,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #ifdef __GLIBC__
 #include <malloc.h>
@@ -33,6 +36,7 @@
 #include "server/channel.h"
 #include "server/fuse.h"
 #include "server/fuse_mount.h"
+#include "server/keeper.h"
 #include "server/log.h"
 #include "server/process.h"
 #include "server/protocol.h"
@@ -43,6 +47,9 @@ struct server {
     int control;
     int device; /* the connection; -1: none yet */
     struct vd_fuse_file file;
+    struct vd_server_place place;
+    int place_file; /* -1: not visible */
+    int keeper;     /* tells him by its end of ours */
     struct vd_workers *workers;
 };
 
@@ -63,25 +70,50 @@ check_window(const struct vd_fuse_file *file)
 }
 
 static vd_error
+receive(struct server *server, struct vd_server_request *request,
+        struct vd_disk_files *files)
+{
+    vd_error error = vd_request_receive(server->control, request, files);
+    if (error == ERROR_SUCCESS && request->visible != 0) {
+        error = vd_request_receive_place(server->control, &server->place,
+                                         &server->place_file);
+        if (error != ERROR_SUCCESS) {
+            vd_disk_files_close(files);
+        }
+    }
+    return error;
+}
+
+static void
+describe_file(struct server *server, const struct vd_server_request *request)
+{
+    bool read_only = request->read_only != 0;
+    server->file.offset = request->window_offset;
+    server->file.length = request->window_length;
+    server->file.read_only = read_only;
+    server->file.mode = server->place_file >= 0 ? server->place.mode
+                        : read_only             ? S_IRUSR
+                                                : S_IRUSR | S_IWUSR;
+    server->file.uid = geteuid();
+    server->file.gid = getegid();
+}
+
+static vd_error
 open_disk(struct server *server)
 {
     struct vd_server_request request;
     struct vd_disk_files files;
-    vd_error error = vd_request_receive(server->control, &request, &files);
+    vd_error error = receive(server, &request, &files);
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    bool read_only = request.read_only != 0;
-    error = vd_disk_open_files(&files, !read_only, &server->file.disk);
+    error =
+        vd_disk_open_files(&files, request.read_only == 0, &server->file.disk);
     if (error != ERROR_SUCCESS) {
         vd_disk_files_close(&files);
         return error;
     }
-    server->file.offset = request.window_offset;
-    server->file.length = request.window_length;
-    server->file.read_only = read_only;
-    server->file.uid = geteuid();
-    server->file.gid = getegid();
+    describe_file(server, &request);
     return check_window(&server->file);
 }
 
@@ -130,7 +162,7 @@ send_reply(const struct server *server, vd_error error, int mount)
 }
 
 static vd_error
-make_file(struct server *server)
+make_hidden_file(struct server *server)
 {
     VD_AUTO_CLOSE int mount = -1;
     vd_error error =
@@ -142,6 +174,29 @@ make_file(struct server *server)
         error = send_reply(server, ERROR_SUCCESS, mount);
     }
     return error;
+}
+
+/* Those who see it at once wait for their answers until there are threads. */
+static vd_error
+make_visible_file(struct server *server)
+{
+    struct vd_keeper_options options = {
+        .place = &server->place,
+        .place_file = server->place_file,
+        .control = server->control,
+        .read_only = server->file.read_only,
+    };
+    vd_error error =
+        vd_keeper_start(&options, &server->device, &server->keeper);
+    close(server->place_file); /* its lock is the keeper's */
+    return error == ERROR_SUCCESS ? serve_first(server) : error;
+}
+
+static vd_error
+make_file(struct server *server)
+{
+    return server->place_file >= 0 ? make_visible_file(server)
+                                   : make_hidden_file(server);
 }
 
 /* -- serving -- */
@@ -200,6 +255,8 @@ serve(int control, enum vd_confinement confinement)
     struct server server = {
         .control = control,
         .device = -1,
+        .place_file = -1,
+        .keeper = -1,
         .file = {.partial = &partial},
     };
     vd_error error = set_up(&server, confinement);
