@@ -205,6 +205,22 @@ crash_punch(struct vd_file *base, uint64_t offset, uint64_t length)
     return ERROR_SUCCESS;
 }
 
+/* What a file system may do at once: the length grows, space is only a
+ * promise. */
+static vd_error
+crash_allocate(struct vd_file *base, uint64_t offset, uint64_t length)
+{
+    struct crash_file *file = (struct crash_file *)base;
+    if (fails(file)) {
+        return file->error;
+    }
+    if (offset + length > file->size) {
+        record(file, EVENT_TRUNCATE, offset + length, 0, NULL);
+        set_size(file, offset + length);
+    }
+    return ERROR_SUCCESS;
+}
+
 static const struct vd_file_ops crash_ops = {
     .pread = crash_pread,
     .pwrite = crash_pwrite,
@@ -212,6 +228,7 @@ static const struct vd_file_ops crash_ops = {
     .size = crash_size,
     .truncate = crash_truncate,
     .punch = crash_punch,
+    .allocate = crash_allocate,
 };
 
 struct crash_file *

@@ -439,6 +439,49 @@ the_fallback_of_punch_reports_errors(const char *scratch)
     vd_posix_file_close(file);
 }
 
+/* Space to the byte, the file longer where it was shorter, and no content
+ * changed. */
+static void
+allocate_takes_space(const char *scratch)
+{
+    static const uint8_t byte = 0xFF;
+    const char *path = check_path(scratch, "space");
+    struct stat status;
+    uint8_t found = 0;
+    close(open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    struct vd_posix_file *posix_file = open_or_stop(path, true);
+    struct vd_file *file = &posix_file->file;
+    CHECK_OK(vd_file_pwrite(file, &byte, 1, 99));
+    faults.interruptions = 1;
+    CHECK_OK(vd_file_allocate(file, 50, 1 << 20));
+    CHECK_OK(vd_file_pread(file, &found, 1, 99));
+    CHECK_EQ(byte, found);
+    CHECK_OK(vd_file_pread(file, &found, 1, 49 + (1 << 20)));
+    CHECK_EQ(0, found);
+    CHECK_OK(fstat(posix_file->fd, &status));
+    CHECK_EQ(50 + (1 << 20), status.st_size);
+    CHECK(status.st_blocks * 512 >= 1 << 20);
+    calls = 0;
+    CHECK_OK(vd_file_allocate(file, 1 << 30, 0));
+    CHECK_EQ(223, vd_file_allocate(file, UINT64_MAX, 1)); /* too large */
+    CHECK_EQ(0, calls);
+    vd_posix_file_close(posix_file);
+}
+
+static void
+allocate_reports_errors(const char *scratch)
+{
+    struct vd_posix_file *file =
+        open_or_stop(check_path(scratch, "space"), true);
+    faults.error_number = EOPNOTSUPP;
+    CHECK_EQ(ERROR_NOT_SUPPORTED, vd_file_allocate(&file->file, 0, 1));
+    faults.error_number = ENOSYS;
+    CHECK_EQ(ERROR_NOT_SUPPORTED, vd_file_allocate(&file->file, 0, 1));
+    faults.error_number = ENOSPC;
+    CHECK_EQ(ERROR_DISK_FULL, vd_file_allocate(&file->file, 0, 1));
+    vd_posix_file_close(file);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -460,5 +503,7 @@ main(int argc, char **argv)
     punch_makes_zeros(scratch, ENOSYS);
     punch_reports_errors(scratch);
     the_fallback_of_punch_reports_errors(scratch);
+    allocate_takes_space(scratch);
+    allocate_reports_errors(scratch);
     return check_result();
 }

@@ -29,6 +29,12 @@ struct vd_file_ops {
     /* Makes a range read as zeros, freeing its space where possible; the
      * size does not change. */
     vd_error (*punch)(struct vd_file *file, uint64_t offset, uint64_t length);
+    /* Takes space for a range from the host, so that writing there cannot run
+     * out of it, and extends the file if needed; content does not change, and
+     * new space reads as zeros.  ERROR_NOT_SUPPORTED where the host cannot;
+     * NULL: likewise. */
+    vd_error (*allocate)(struct vd_file *file, uint64_t offset,
+                         uint64_t length);
 };
 
 struct vd_file {
@@ -77,6 +83,15 @@ static inline vd_error
 vd_file_punch(struct vd_file *file, uint64_t offset, uint64_t length)
 {
     return file->ops->punch(file, offset, length);
+}
+
+VD_MUST_CHECK
+static inline vd_error
+vd_file_allocate(struct vd_file *file, uint64_t offset, uint64_t length)
+{
+    return file->ops->allocate != NULL
+               ? file->ops->allocate(file, offset, length)
+               : ERROR_NOT_SUPPORTED;
 }
 
 #endif

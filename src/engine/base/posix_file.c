@@ -175,6 +175,24 @@ posix_punch(struct vd_file *file, uint64_t offset, uint64_t length)
     return vd_error_from_errno(error_number);
 }
 
+static vd_error
+posix_allocate(struct vd_file *file, uint64_t offset, uint64_t length)
+{
+    if (!range_is_addressable(offset, length)) {
+        return ERROR_FILE_TOO_LARGE;
+    }
+    if (length == 0) {
+        return ERROR_SUCCESS;
+    }
+    while (fallocate(file_fd(file), 0, (off_t)offset, (off_t)length) < 0) {
+        if (errno != EINTR) {
+            return errno == ENOSYS ? ERROR_NOT_SUPPORTED
+                                   : vd_error_from_errno(errno);
+        }
+    }
+    return ERROR_SUCCESS;
+}
+
 static const struct vd_file_ops posix_file_ops = {
     .pread = posix_pread,
     .pwrite = posix_pwrite,
@@ -182,6 +200,7 @@ static const struct vd_file_ops posix_file_ops = {
     .size = posix_size,
     .truncate = posix_truncate,
     .punch = posix_punch,
+    .allocate = posix_allocate,
 };
 
 /* Whether the directory part of a path leads to nothing, so that it is the

@@ -149,6 +149,25 @@ vd_error vd_vhdx_locator_decode(const uint8_t *item, size_t length,
                                 struct vhdx_locator *out);
 void vd_vhdx_parent_paths_free(struct vd_parent_paths *paths);
 
+#define VHDX_LOCATOR_MAX (64 * VHDX_KIB) /* that we write */
+
+/* What an item is to say; what is NULL stays as in the former item.  One path
+ * replaces all of them. */
+struct vhdx_locator_change {
+    const struct vd_guid *linkage;
+    const struct vd_guid *linkage2; /* zero: none */
+    const char16_t *relative_path;
+    const char16_t *absolute_path;
+};
+
+/* A new item from a former one (or none, of length 0) that decodes.
+ * ERROR_INVALID_PARAMETER if it becomes too long. */
+VD_MUST_CHECK
+vd_error vd_vhdx_locator_edit(const uint8_t *former, size_t former_length,
+                              const struct vhdx_locator_change *change,
+                              uint8_t item[VHDX_LOCATOR_MAX],
+                              size_t *length_out);
+
 /* ---- block allocation table, 2.5 ---- */
 
 enum vhdx_payload_state {
@@ -265,6 +284,19 @@ vd_vhdx_of(struct vd_image *image)
 {
     return (struct vhdx_image *)image;
 }
+
+/* What a child calls this image. */
+static inline struct vd_guid
+vd_vhdx_data_write_guid(const struct vd_image *image)
+{
+    return ((const struct vhdx_image *)image)->header.data_write_guid;
+}
+
+VD_MUST_CHECK
+vd_error vd_vhdx_create_defaults(struct vd_create_request *request);
+VD_MUST_CHECK
+vd_error vd_vhdx_create_image(struct vd_file *file,
+                              const struct vd_create_request *request);
 
 /* Reads metadata, the overlay included; past the end of the file it reads as
  * zeros. */

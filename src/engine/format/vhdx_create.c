@@ -21,8 +21,13 @@
 #define BAT_OFFSET (3 * VHDX_MIB)
 
 #define METADATA_TABLE_SIZE (64 * VHDX_KIB)
-#define LOCATOR_MAX (64 * VHDX_KIB)
 #define CREATOR_UNITS 256
+
+/* FORMATS 2.9; Windows makes fixed images of either size of block, and the
+ * smaller one wastes less at the end. */
+#define DEFAULT_DYNAMIC_BLOCK (32 * VHDX_MIB)
+#define DEFAULT_OTHER_BLOCK (2 * VHDX_MIB)
+#define MINIMUM_SIZE (3 * VHDX_MIB) /* of the Windows API */
 
 struct layout {
     struct vhdx_geometry geometry;
@@ -62,7 +67,8 @@ check(const struct vhdx_create_request *request)
         return refuse("the size");
     }
     if (request->has_parent &&
-        (request->fixed || request->relative_path == NULL)) {
+        (request->fixed ||
+         (request->relative_path == NULL && request->absolute_path == NULL))) {
         return refuse("a parent for a fixed disk, or without path");
     }
     return ERROR_SUCCESS;
@@ -148,92 +154,6 @@ write_region_tables(struct vd_file *file, const struct layout *layout)
     return error;
 }
 
-/* ---- the parent locator ---- */
-
-struct builder {
-    uint8_t *item;
-    size_t entries; /* written so far */
-    size_t end;     /* of the strings so far */
-};
-
-static size_t
-units_of(const char16_t *text)
-{
-    size_t units = 0;
-    while (text[units] != 0) {
-        units++;
-    }
-    return units;
-}
-
-static bool
-put_string(struct builder *builder, const char16_t *text, size_t units,
-           uint8_t *offset_field, uint8_t *length_field)
-{
-    if (builder->end + units * 2 > LOCATOR_MAX || units * 2 > UINT16_MAX) {
-        return false;
-    }
-    vd_put_le32(offset_field, (uint32_t)builder->end);
-    vd_put_le16(length_field, (uint16_t)(units * 2));
-    for (size_t i = 0; i < units; i++) {
-        vd_put_le16(builder->item + builder->end + i * 2, text[i]);
-    }
-    builder->end += units * 2;
-    return true;
-}
-
-static bool
-put_pair(struct builder *builder, const char16_t *key, const char16_t *value)
-{
-    uint8_t *entry = builder->item + 20 + builder->entries * 12;
-    builder->entries++;
-    return put_string(builder, key, units_of(key), entry, entry + 8) &&
-           put_string(builder, value, units_of(value), entry + 4, entry + 10);
-}
-
-/* "{8-4-4-4-12}" in lower case. */
-static void
-format_guid(const struct vd_guid *guid, char16_t text[39])
-{
-    static const uint8_t order[VD_GUID_SIZE] = {3, 2, 1,  0,  5,  4,  7,  6,
-                                                8, 9, 10, 11, 12, 13, 14, 15};
-    static const char digits[] = "0123456789abcdef";
-    size_t at = 0;
-    text[at++] = u'{';
-    for (size_t i = 0; i < VD_GUID_SIZE; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10) {
-            text[at++] = u'-';
-        }
-        text[at++] = (char16_t)digits[guid->bytes[order[i]] >> 4];
-        text[at++] = (char16_t)digits[guid->bytes[order[i]] & 15];
-    }
-    text[at++] = u'}';
-    text[at] = 0;
-}
-
-static vd_error
-build_locator(const struct vhdx_create_request *request, uint8_t *item,
-              size_t *length_out)
-{
-    char16_t linkage[39];
-    size_t pairs = request->absolute_path != NULL ? 3 : 2;
-    struct builder builder = {.item = item, .end = 20 + pairs * 12};
-    format_guid(&request->parent_linkage, linkage);
-    memcpy(item, vd_vhdx_locator_type.bytes, VD_GUID_SIZE);
-    vd_put_le16(item + 18, (uint16_t)pairs);
-    bool fits = put_pair(&builder, u"parent_linkage", linkage) &&
-                put_pair(&builder, u"relative_path", request->relative_path);
-    if (fits && request->absolute_path != NULL) {
-        fits =
-            put_pair(&builder, u"absolute_win32_path", request->absolute_path);
-    }
-    if (!fits) {
-        return refuse("the parent's path is too long");
-    }
-    *length_out = builder.end;
-    return ERROR_SUCCESS;
-}
-
 /* ---- metadata ---- */
 
 struct item {
@@ -258,7 +178,7 @@ put_item(uint8_t *region, unsigned index, uint32_t offset,
 static vd_error
 write_items(struct vd_file *file, const struct item *items, unsigned count)
 {
-    size_t size = METADATA_TABLE_SIZE + LOCATOR_MAX + VHDX_PAGE_SIZE;
+    size_t size = METADATA_TABLE_SIZE + VHDX_LOCATOR_MAX + VHDX_PAGE_SIZE;
     VD_AUTO_FREE uint8_t *region = calloc(1, size);
     if (region == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
@@ -277,7 +197,7 @@ static vd_error
 write_metadata(struct vd_file *file, const struct vhdx_create_request *request)
 {
     uint8_t parameters[8], size[8], logical[4], physical[4];
-    VD_AUTO_FREE uint8_t *locator = calloc(1, LOCATOR_MAX);
+    VD_AUTO_FREE uint8_t *locator = calloc(1, VHDX_LOCATOR_MAX);
     if (locator == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
@@ -296,8 +216,14 @@ write_metadata(struct vd_file *file, const struct vhdx_create_request *request)
         {VHDX_ITEM_PARENT_LOCATOR, 4, 0, locator},
     };
     if (request->has_parent) {
+        struct vhdx_locator_change parent = {
+            .linkage = &request->parent_linkage,
+            .relative_path = request->relative_path,
+            .absolute_path = request->absolute_path,
+        };
         size_t length = 0;
-        vd_error error = build_locator(request, locator, &length);
+        vd_error error =
+            vd_vhdx_locator_edit(NULL, 0, &parent, locator, &length);
         if (error != ERROR_SUCCESS) {
             return error;
         }
@@ -337,6 +263,22 @@ write_bat(struct vd_file *file, const struct layout *layout)
     return ERROR_SUCCESS;
 }
 
+/* The file's length; where its host can, the payload's space as well. */
+static vd_error
+make_space(struct vd_file *file, const struct vhdx_create_request *request,
+           const struct layout *layout)
+{
+    if (request->fixed && request->allocate) {
+        vd_error error =
+            vd_file_allocate(file, layout->payload_offset,
+                             layout->file_size - layout->payload_offset);
+        if (error != ERROR_NOT_SUPPORTED) {
+            return error;
+        }
+    }
+    return vd_file_truncate(file, layout->file_size);
+}
+
 static vd_error
 write_identifier(struct vd_file *file,
                  const struct vhdx_create_request *request)
@@ -359,7 +301,7 @@ vd_vhdx_create(struct vd_file *file, const struct vhdx_create_request *request)
         error = plan(request, &layout);
     }
     if (error == ERROR_SUCCESS) {
-        error = vd_file_truncate(file, layout.file_size);
+        error = make_space(file, request, &layout);
     }
     if (error == ERROR_SUCCESS) {
         error = write_headers(file, request);
@@ -380,4 +322,110 @@ vd_vhdx_create(struct vd_file *file, const struct vhdx_create_request *request)
         error = write_identifier(file, request);
     }
     return error != ERROR_SUCCESS ? error : vd_file_flush(file);
+}
+
+/* ---- as any other format ---- */
+
+static vd_error
+default_parent(struct vd_create_request *request)
+{
+    const struct vd_image *parent = request->parent;
+    if ((parent != NULL) != (request->subtype == VD_SUBTYPE_DIFFERENCING)) {
+        return refuse("a child without a parent, or the reverse");
+    }
+    if (parent == NULL) {
+        return ERROR_SUCCESS;
+    }
+    if (parent->format != &vd_vhdx_format) {
+        vd_trace(VD_TRACE_FORMAT, "VHDX: the parent is a %s",
+                 parent->format->name);
+        return ERROR_VHD_INVALID_TYPE;
+    }
+    if (request->size_bytes == 0) {
+        request->size_bytes = parent->info.size_bytes;
+    }
+    if (request->sector_size == 0) {
+        request->sector_size = parent->info.sector_size;
+    }
+    if (request->physical_sector_size == 0) {
+        request->physical_sector_size = parent->info.physical_sector_size;
+    }
+    if (vd_guid_is_zero(&request->identifier)) {
+        request->identifier = parent->info.virtual_disk_id;
+    }
+    return request->sector_size == parent->info.sector_size
+               ? ERROR_SUCCESS
+               : refuse("the sector size is not the parent's");
+}
+
+static void
+default_sizes(struct vd_create_request *request)
+{
+    if (request->block_size == 0) {
+        request->block_size = request->subtype == VD_SUBTYPE_DYNAMIC
+                                  ? DEFAULT_DYNAMIC_BLOCK
+                                  : DEFAULT_OTHER_BLOCK;
+    }
+    if (request->sector_size == 0) {
+        request->sector_size = 512;
+    }
+    if (request->physical_sector_size == 0) {
+        request->physical_sector_size = 4096;
+    }
+}
+
+static struct vhdx_create_request
+in_our_terms(const struct vd_create_request *request)
+{
+    struct vhdx_create_request ours = {
+        .size_bytes = request->size_bytes,
+        .block_size = request->block_size,
+        .logical_sector_size = request->sector_size,
+        .physical_sector_size = request->physical_sector_size,
+        .fixed = request->subtype == VD_SUBTYPE_FIXED,
+        .allocate = true,
+        .virtual_disk_id = request->identifier,
+        .file_write_guid = request->session.file_write_guid,
+        .data_write_guid = request->session.data_write_guid,
+        .creator = u"virtdisk",
+        .has_parent = request->parent != NULL,
+        .relative_path = request->parent_relative_path,
+        .absolute_path = request->parent_absolute_path,
+    };
+    if (request->parent != NULL) {
+        ours.parent_linkage = vd_vhdx_data_write_guid(request->parent);
+    }
+    return ours;
+}
+
+vd_error
+vd_vhdx_create_defaults(struct vd_create_request *request)
+{
+    if (request->subtype != VD_SUBTYPE_FIXED &&
+        request->subtype != VD_SUBTYPE_DYNAMIC &&
+        request->subtype != VD_SUBTYPE_DIFFERENCING) {
+        return refuse("the type");
+    }
+    vd_error error = default_parent(request);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    default_sizes(request);
+    if (request->size_bytes > VHDX_MAX_SIZE) {
+        vd_trace(VD_TRACE_FORMAT, "VHDX: more than 64 TiB");
+        return ERROR_VHD_INVALID_SIZE;
+    }
+    if (request->size_bytes < MINIMUM_SIZE) {
+        return refuse("less than 3 MiB");
+    }
+    struct vhdx_create_request ours = in_our_terms(request);
+    return check(&ours);
+}
+
+vd_error
+vd_vhdx_create_image(struct vd_file *file,
+                     const struct vd_create_request *request)
+{
+    struct vhdx_create_request ours = in_our_terms(request);
+    return vd_vhdx_create(file, &ours);
 }

@@ -18,16 +18,17 @@ struct vhdx_create_request {
     uint32_t logical_sector_size;  /* 512 or 4096 */
     uint32_t physical_sector_size; /* 512 or 4096, not below the logical */
     bool fixed;
+    bool allocate; /* fixed: take the space from the host as well */
     struct vd_guid virtual_disk_id; /* a child has its parent's */
     struct vd_guid file_write_guid; /* random */
     struct vd_guid data_write_guid; /* random */
     const char16_t *creator;
 
-    /* Differencing: all three, else none. */
+    /* Differencing: the linkage and one path at least, else none. */
     bool has_parent;
     struct vd_guid parent_linkage; /* the parent's DataWriteGuid */
     const char16_t *relative_path; /* ".\parent.vhdx" */
-    const char16_t *absolute_path; /* NULL: none */
+    const char16_t *absolute_path;
 };
 
 /*

@@ -1,6 +1,6 @@
 /*
  * The parent locator item ([MS-VHDX] 2.6.2.6): which file a differencing
- * image was made of, and where it may be found.
+ * image was made of, and where it may be found; read and written.
  */
 #include "format/vhdx.h"
 
@@ -246,4 +246,191 @@ vd_vhdx_parent_paths_free(struct vd_parent_paths *paths)
         free(paths->paths[i].text);
     }
     memset(paths, 0, sizeof(*paths));
+}
+
+/* ---- writing ---- */
+
+struct builder {
+    uint8_t *item;
+    size_t pairs; /* written so far */
+    size_t end;   /* of the strings so far */
+};
+
+/* Room for a string; NULL if the item would become too long. */
+static uint8_t *
+add_string(struct builder *builder, size_t length, uint8_t *offset_field,
+           uint8_t *length_field)
+{
+    if (length > UINT16_MAX || length > VHDX_LOCATOR_MAX - builder->end) {
+        return NULL;
+    }
+    uint8_t *place = builder->item + builder->end;
+    vd_put_le32(offset_field, (uint32_t)builder->end);
+    vd_put_le16(length_field, (uint16_t)length);
+    builder->end += length;
+    return place;
+}
+
+static uint8_t *
+new_pair(struct builder *builder)
+{
+    return builder->item + LOCATOR_ENTRIES + builder->pairs++ * ENTRY_SIZE;
+}
+
+static bool
+copy_pair(struct builder *builder, const struct string *key,
+          const struct string *value)
+{
+    uint8_t *entry = new_pair(builder);
+    uint8_t *at = add_string(builder, key->length, entry + ENTRY_KEY_OFFSET,
+                             entry + ENTRY_KEY_LENGTH);
+    if (at == NULL) {
+        return false;
+    }
+    memcpy(at, key->bytes, key->length);
+    at = add_string(builder, value->length, entry + ENTRY_VALUE_OFFSET,
+                    entry + ENTRY_VALUE_LENGTH);
+    if (at == NULL) {
+        return false;
+    }
+    memcpy(at, value->bytes, value->length);
+    return true;
+}
+
+static bool
+put_pair(struct builder *builder, const char *key, const char16_t *value)
+{
+    size_t key_length = strlen(key), units = 0;
+    while (value[units] != 0) {
+        units++;
+    }
+    uint8_t *entry = new_pair(builder);
+    uint8_t *at = add_string(builder, key_length * 2, entry + ENTRY_KEY_OFFSET,
+                             entry + ENTRY_KEY_LENGTH);
+    for (size_t i = 0; at != NULL && i < key_length; i++) {
+        vd_put_le16(at + i * 2, (unsigned char)key[i]);
+    }
+    if (at != NULL) {
+        at = add_string(builder, units * 2, entry + ENTRY_VALUE_OFFSET,
+                        entry + ENTRY_VALUE_LENGTH);
+    }
+    for (size_t i = 0; at != NULL && i < units; i++) {
+        vd_put_le16(at + i * 2, value[i]);
+    }
+    return at != NULL;
+}
+
+/* "{8-4-4-4-12}" in lower case. */
+static void
+format_guid(const struct vd_guid *guid, char16_t text[39])
+{
+    static const uint8_t order[VD_GUID_SIZE] = {3, 2, 1,  0,  5,  4,  7,  6,
+                                                8, 9, 10, 11, 12, 13, 14, 15};
+    static const char digits[] = "0123456789abcdef";
+    size_t at = 0;
+    text[at++] = u'{';
+    for (size_t i = 0; i < VD_GUID_SIZE; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10) {
+            text[at++] = u'-';
+        }
+        text[at++] = (char16_t)digits[guid->bytes[order[i]] >> 4];
+        text[at++] = (char16_t)digits[guid->bytes[order[i]] & 15];
+    }
+    text[at++] = u'}';
+    text[at] = 0;
+}
+
+static bool
+put_guid(struct builder *builder, const char *key, const struct vd_guid *guid)
+{
+    char16_t text[39];
+    format_guid(guid, text);
+    return put_pair(builder, key, text);
+}
+
+static bool
+replaces_paths(const struct vhdx_locator_change *change)
+{
+    return change->relative_path != NULL || change->absolute_path != NULL;
+}
+
+/* Whether a pair of the former item is not taken over. */
+static bool
+is_replaced(const struct vhdx_locator_change *change, const struct string *key)
+{
+    if (is_key(key, "parent_linkage")) {
+        return change->linkage != NULL;
+    }
+    if (is_key(key, "parent_linkage2")) {
+        return change->linkage2 != NULL;
+    }
+    return replaces_paths(change) &&
+           (is_key(key, "relative_path") || is_key(key, "volume_path") ||
+            is_key(key, "absolute_win32_path"));
+}
+
+/* What stays of the former item, which has been decoded before. */
+static bool
+copy_pairs(struct builder *builder, const uint8_t *item, size_t length,
+           const struct vhdx_locator_change *change)
+{
+    uint16_t count = length != 0 ? vd_get_le16(item + LOCATOR_COUNT) : 0;
+    bool fits = true;
+    for (uint16_t i = 0; i < count && fits; i++) {
+        const uint8_t *entry = item + LOCATOR_ENTRIES + i * ENTRY_SIZE;
+        struct string key, value;
+        fits =
+            take_string(item, length, vd_get_le32(entry + ENTRY_KEY_OFFSET),
+                        vd_get_le16(entry + ENTRY_KEY_LENGTH), &key) &&
+            take_string(item, length, vd_get_le32(entry + ENTRY_VALUE_OFFSET),
+                        vd_get_le16(entry + ENTRY_VALUE_LENGTH), &value);
+        if (fits && !is_replaced(change, &key)) {
+            fits = copy_pair(builder, &key, &value);
+        }
+    }
+    return fits;
+}
+
+static bool
+put_changes(struct builder *builder, const struct vhdx_locator_change *change)
+{
+    bool fits = true;
+    if (change->linkage != NULL) {
+        fits = put_guid(builder, "parent_linkage", change->linkage);
+    }
+    if (fits && change->linkage2 != NULL &&
+        !vd_guid_is_zero(change->linkage2)) {
+        fits = put_guid(builder, "parent_linkage2", change->linkage2);
+    }
+    if (fits && change->relative_path != NULL) {
+        fits = put_pair(builder, "relative_path", change->relative_path);
+    }
+    if (fits && change->absolute_path != NULL) {
+        fits = put_pair(builder, "absolute_win32_path", change->absolute_path);
+    }
+    return fits;
+}
+
+vd_error
+vd_vhdx_locator_edit(const uint8_t *former, size_t former_length,
+                     const struct vhdx_locator_change *change,
+                     uint8_t item[VHDX_LOCATOR_MAX], size_t *length_out)
+{
+    /* The strings come behind the most pairs that there can be. */
+    size_t pairs = 4;
+    if (former_length != 0) {
+        pairs += vd_get_le16(former + LOCATOR_COUNT);
+    }
+    struct builder builder = {.item = item,
+                              .end = LOCATOR_ENTRIES + pairs * ENTRY_SIZE};
+    memset(item, 0, builder.end);
+    memcpy(item + LOCATOR_TYPE, &vd_vhdx_locator_type, VD_GUID_SIZE);
+    if (!copy_pairs(&builder, former, former_length, change) ||
+        !put_changes(&builder, change) || builder.pairs > MAX_PAIRS) {
+        vd_trace(VD_TRACE_FORMAT, "VHDX: the parent's path is too long");
+        return ERROR_INVALID_PARAMETER;
+    }
+    vd_put_le16(item + LOCATOR_COUNT, (uint16_t)builder.pairs);
+    *length_out = builder.end;
+    return ERROR_SUCCESS;
 }
