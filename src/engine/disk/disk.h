@@ -13,9 +13,9 @@
  * is one contiguous run.  It knows no format.
  *
  * Lock order: mutator, gate.  `gate` is held shared around every transfer of
- * payload and exclusively only to hand back freed space, never during I/O of
- * its own; `mutator` admits one thread to the changing functions of the
- * format.  A read, or a write to space that is there, never waits for it.
+ * payload and exclusively only for the moment in which nobody else is inside,
+ * never during I/O; `mutator` admits one thread to the changing functions of
+ * the format.  A read, or a write to space that is there, never waits for it.
  */
 #ifndef VD_DISK_DISK_H
 #define VD_DISK_DISK_H
@@ -212,7 +212,9 @@ vd_error vd_disk_write(struct vd_disk *disk, const void *buffer, size_t length,
                        uint64_t offset);
 
 /* Makes whole sectors read as zeros; may_free: their space may be given up
- * (TRIM). */
+ * (TRIM).  That is what a discard promises too, for the kernel's comes as the
+ * same request as its write of zeros.  Nothing is stored where all layers are
+ * empty. */
 VD_MUST_CHECK
 vd_error vd_disk_zero(struct vd_disk *disk, uint64_t offset, uint64_t length,
                       bool may_free);

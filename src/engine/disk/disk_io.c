@@ -202,6 +202,73 @@ vd_disk_write(struct vd_disk *disk, const void *buffer, size_t length,
     return error;
 }
 
+/* ---- zeroing ---- */
+
+/* How much of a range, from its start on, is the parents' and reads as zeros
+ * for want of data there (*zero_out), or is not. */
+static vd_error
+find_zeros(struct vd_disk *disk, uint64_t offset, uint64_t length,
+           bool *zero_out, uint64_t *length_out)
+{
+    struct vd_extent extent;
+    struct vd_disk_run run = {.data = true};
+    vd_error error = lookup(vd_disk_leaf(disk), offset, length, &extent);
+    if (error == ERROR_SUCCESS && extent.state == VD_EXTENT_PARENT) {
+        error = vd_disk_run(disk, offset, extent.length,
+                            vd_disk_sector_size(disk), &run);
+        extent.length = run.length;
+    }
+    if (error == ERROR_SUCCESS) {
+        *zero_out = !run.data;
+        *length_out = extent.length;
+    }
+    return error;
+}
+
+/* Where a piece of a range ends, moved to the edge of a block (before or
+ * behind) unless it is the end of the range: a format gives up whole blocks,
+ * and has to be asked for them as such. */
+static uint64_t
+end_at_block(const struct vd_image *image, uint64_t offset, uint64_t piece,
+             uint64_t end, bool behind)
+{
+    uint64_t at = offset + piece;
+    uint64_t inside = at % image->info.block_size;
+    if (at == end || inside == 0) {
+        return at;
+    }
+    at += behind ? image->info.block_size - inside : 0;
+    at -= behind ? 0 : inside;
+    return at < end ? at : end;
+}
+
+/* Zeros that hide a parent's data take space in a VHD, which knows no other
+ * kind; so nothing is hidden where there is nothing. */
+static vd_error
+zero_child(struct vd_disk *disk, uint64_t offset, uint64_t end, bool may_free)
+{
+    struct vd_image *image = vd_disk_leaf(disk);
+    while (offset < end) {
+        bool zero = false;
+        uint64_t piece = 0;
+        vd_error error = find_zeros(disk, offset, end - offset, &zero, &piece);
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+        uint64_t next = end_at_block(image, offset, piece, end, !zero);
+        if (!zero || next <= offset) {
+            next = end_at_block(image, offset, piece, end, true);
+            error =
+                image->format->zero(image, offset, next - offset, may_free);
+        }
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+        offset = next;
+    }
+    return ERROR_SUCCESS;
+}
+
 vd_error
 vd_disk_zero(struct vd_disk *disk, uint64_t offset, uint64_t length,
              bool may_free)
@@ -215,7 +282,9 @@ vd_disk_zero(struct vd_disk *disk, uint64_t offset, uint64_t length,
         return error;
     }
     VD_SCOPED_LOCK(&disk->mutator);
-    error = image->format->zero(image, offset, length, may_free);
+    error = disk->layer_count > 1
+                ? zero_child(disk, offset, offset + length, may_free)
+                : image->format->zero(image, offset, length, may_free);
     if (may_free) {
         atomic_store(&disk->freed, true);
     }
@@ -225,7 +294,8 @@ vd_disk_zero(struct vd_disk *disk, uint64_t offset, uint64_t length,
 /* ---- flushing ---- */
 
 /* Space given up before this commit may be used again once all who looked
- * it up before are through with it. */
+ * it up before are through with it: nobody finds it any more, so it is enough
+ * that the gate was empty for a moment. */
 static void
 reclaim(struct vd_disk *disk)
 {
@@ -234,8 +304,8 @@ reclaim(struct vd_disk *disk)
         return;
     }
     pthread_rwlock_wrlock(&disk->gate);
-    image->format->reclaim(image);
     pthread_rwlock_unlock(&disk->gate);
+    image->format->reclaim(image);
 }
 
 static vd_error

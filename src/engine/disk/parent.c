@@ -88,6 +88,22 @@ open_candidate(int directory, const char *name, int *fd_out)
 
 /* ---- is it the parent? ---- */
 
+#define VHD_EPOCH 946684800 /* 2000-01-01 00:00 UTC, in Unix time */
+
+/* Copying a file changes its time, and so does summer time on some file
+ * systems: as on Windows, another one is no reason to refuse the parent. */
+static void
+trace_time(const struct vd_layer *child, const struct vd_layer *parent)
+{
+    uint32_t stored = child->image->info.parent_timestamp;
+    int64_t modified = parent->file->status.st_mtime - VHD_EPOCH;
+    if (stored != 0 && modified != stored) {
+        vd_trace(VD_TRACE_DISK,
+                 "%s: changed %lld s after the child was made of it",
+                 parent->path, (long long)(modified - stored));
+    }
+}
+
 static vd_error
 check_identity(const struct vd_disk *disk, const struct vd_layer *parent)
 {
@@ -124,6 +140,7 @@ open_layer(const struct vd_disk *disk, struct vd_posix_file *file,
         (void)vd_layer_close(&layer);
         return error;
     }
+    trace_time(&disk->layers[disk->layer_count - 1], &layer);
     *out = layer;
     return ERROR_SUCCESS;
 }

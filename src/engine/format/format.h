@@ -199,7 +199,8 @@ struct vd_format {
     vd_error (*commit)(struct vd_image *image);
 
     /* No lookup's answer given before is in use any more: space that zero
-     * has given up (and whose release is committed) may be used again. */
+     * has given up (and whose release is committed) may be used again, and
+     * is given back to the file system as far as that can be done. */
     void (*reclaim)(struct vd_image *image);
 
     /* ---- the image as a whole; NULL: ERROR_NOT_SUPPORTED.  Each wants

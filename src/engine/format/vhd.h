@@ -83,6 +83,7 @@ struct vd_vhd_free_block {
     uint64_t place;  /* of its bitmap */
     uint64_t commit; /* usable once this commit is done and reclaimed */
     bool reclaimed;
+    bool punched; /* the payload's place reads as zeros */
 };
 
 struct vd_vhd_space {

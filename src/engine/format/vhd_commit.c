@@ -287,7 +287,13 @@ end_changes(struct vd_vhd_image *vhd)
     if (vhd->space.count != 0) { /* the last block may be gone */
         error = vd_vhd_scan(vhd);
     }
-    return error != ERROR_SUCCESS ? error : vd_vhd_withdraw(vhd);
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhd_withdraw(vhd);
+    }
+    if (error == ERROR_SUCCESS) {
+        vd_vhd_reclaim(&vhd->image); /* nobody reads any more */
+    }
+    return error;
 }
 
 vd_error

@@ -3,8 +3,9 @@
  * locators, in any order, and the name in the header.
  *
  * A locator that points outside the file, is too long or no text is skipped:
- * the others may be good.  Not followed: the obsolete ANSI paths, and aliases
- * of the old Mac OS.
+ * the others may be good.  Not followed: the obsolete ANSI paths (Wi2r, Wi2k),
+ * for the file does not say in which code page they are, and the header has
+ * the name in UTF-16; aliases of the old Mac OS.
  */
 #include "format/vhd.h"
 

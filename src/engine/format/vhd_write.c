@@ -45,6 +45,23 @@ give_up(struct vd_vhd_image *vhd, uint64_t place, bool reclaimed)
     };
 }
 
+/* The file system gets the space back, and it reads as zeros. */
+static vd_error
+punch(struct vd_vhd_image *vhd, struct vd_vhd_free_block *block)
+{
+    if (block->punched) {
+        return ERROR_SUCCESS;
+    }
+    vd_error error =
+        vd_file_punch(vhd->image.file, block->place + vhd->bitmap_size,
+                      vhd->header.block_size);
+    block->punched = error == ERROR_SUCCESS;
+    return error;
+}
+
+/* What cannot be given back to the file system is zeroed when it is used
+ * again.  Blocks behind the footer, after a close, have gone with the file's
+ * end. */
 void
 vd_vhd_reclaim(struct vd_image *image)
 {
@@ -52,6 +69,10 @@ vd_vhd_reclaim(struct vd_image *image)
     for (size_t i = 0; i < vhd->space.count; i++) {
         struct vd_vhd_free_block *block = &vhd->space.blocks[i];
         block->reclaimed |= block->commit <= vhd->commits;
+        if (block->reclaimed && block->place < atomic_load(&vhd->data_end) &&
+            punch(vhd, block) != ERROR_SUCCESS) {
+            vd_trace(VD_TRACE_FORMAT, "VHD: free space keeps its data");
+        }
     }
 }
 
@@ -65,13 +86,11 @@ take_free(struct vd_vhd_image *vhd, uint64_t *place_out, bool *found_out)
         if (!space->blocks[i].reclaimed) {
             continue;
         }
-        uint64_t place = space->blocks[i].place;
-        vd_error error = vd_file_punch(
-            vhd->image.file, place + vhd->bitmap_size, vhd->header.block_size);
+        vd_error error = punch(vhd, &space->blocks[i]);
         if (error == ERROR_SUCCESS) {
-            space->blocks[i] = space->blocks[--space->count];
-            *place_out = place;
+            *place_out = space->blocks[i].place;
             *found_out = true;
+            space->blocks[i] = space->blocks[--space->count];
         }
         return error;
     }
