@@ -219,18 +219,27 @@ bad_primary_partitions_are_skipped(void)
     struct memory_disk *disk = new_disk(512, SECTORS);
     put_mbr(disk, 0, 1, 0x83, 100, 100);
     put_mbr(disk, 0, 2, 0x83, 199, 2); /* overlaps by one sector */
-    static const uint32_t bad[][2] = {
-        {0, 10},         {SECTORS, 1},    {SECTORS - 1, 2},
-        {1, 0xFFFFFFFF}, {0xFFFFFFFF, 1}, {0xFFFFFFFF, 0xFFFFFFFF},
-        {50, 51},        {150, 10},       {10, 4000},
-        {100, 100},      {300, 0},
+    /* first, count, and where the table ends: nothing on the disk that any
+     * entry names may be cut off */
+    static const uint32_t bad[][3] = {
+        {0, 10, 201},
+        {SECTORS, 1, 201},
+        {SECTORS - 1, 2, SECTORS},
+        {1, 0xFFFFFFFF, SECTORS},
+        {0xFFFFFFFF, 1, 201},
+        {0xFFFFFFFF, 0xFFFFFFFF, 201},
+        {50, 51, 201},
+        {150, 10, 201},
+        {10, 4000, 4010},
+        {100, 100, 201},
+        {300, 0, 201},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         put_mbr(disk, 0, 3, 0x83, bad[i][0], bad[i][1]);
-        check_table(disk, VD_PARTITION_MBR, 200, expected, 1);
+        check_table(disk, VD_PARTITION_MBR, bad[i][2], expected, 1);
     }
     put_mbr(disk, 0, 3, 0x00, 300, 100); /* type 0 is no partition */
-    check_table(disk, VD_PARTITION_MBR, 200, expected, 1);
+    check_table(disk, VD_PARTITION_MBR, 201, expected, 1);
     free_disk(disk);
 }
 
@@ -398,17 +407,17 @@ static void
 extended_partitions_must_lie_on_the_disk(void)
 {
     static const struct expected expected[] = {{1, 10, 10, true}};
-    static const uint32_t bad[][2] = {
-        {0, 10},
-        {SECTORS, 1},
-        {100, SECTORS},
-        {0xFFFFFFFF, 0xFFFFFFFF},
+    static const uint32_t bad[][3] = { /* and where the table ends */
+        {0, 10, 20},
+        {SECTORS, 1, 20},
+        {100, SECTORS, SECTORS},
+        {0xFFFFFFFF, 0xFFFFFFFF, 20},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct memory_disk *disk = new_disk(512, SECTORS);
         put_mbr(disk, 0, 0, 0x83, 10, 10);
         put_mbr(disk, 0, 1, 0x0F, bad[i][0], bad[i][1]);
-        check_table(disk, VD_PARTITION_MBR, 20, expected, 1);
+        check_table(disk, VD_PARTITION_MBR, bad[i][2], expected, 1);
         free_disk(disk);
     }
 }
@@ -544,8 +553,18 @@ new_gpt_disk(uint32_t sector_size)
     return disk;
 }
 
+/* Behind the last partition there must be room for 16 KiB of entries and a
+ * header. */
 static void
 check_gpt(struct memory_disk *disk)
+{
+    uint64_t end = 3000 + 16384 / disk->source.sector_size + 1;
+    check_table(disk, VD_PARTITION_GPT, end, gpt_expected, 2);
+}
+
+/* With the backup alone nothing can be cut off. */
+static void
+check_gpt_backup(struct memory_disk *disk)
 {
     check_table(disk, VD_PARTITION_GPT, SECTORS, gpt_expected, 2);
 }
@@ -570,12 +589,12 @@ the_backup_helps(uint32_t sector_size)
 {
     struct memory_disk *disk = new_gpt_disk(sector_size);
     sector_of(disk, 1)[60] ^= 1; /* the header's checksum fails */
-    check_gpt(disk);
+    check_gpt_backup(disk);
     sector_of(disk, 1)[60] ^= 1;
     sector_of(disk, 2)[200] ^= 1; /* the entries' checksum fails */
-    check_gpt(disk);
+    check_gpt_backup(disk);
     memset(sector_of(disk, 1), 0, sector_size);
-    check_gpt(disk);
+    check_gpt_backup(disk);
     sector_of(disk, SECTORS - 33)[0] ^= 1; /* and the backup's too */
     check_none(disk);
     sector_of(disk, SECTORS - 33)[0] ^= 1;
@@ -641,7 +660,7 @@ gpt_types_tell_data(void)
         put_mbr(disk, 0, 0, 0xEE, 1, SECTORS - 1);
         put_gpt_entry(disk, &gpt, 0, cases[i].type, 34, 34);
         put_gpt_header(disk, &gpt);
-        check_table(disk, VD_PARTITION_GPT, SECTORS, &expected, 1);
+        check_table(disk, VD_PARTITION_GPT, 35 + 33, &expected, 1);
         free_disk(disk);
     }
 }
@@ -705,7 +724,7 @@ an_alternate_off_the_disk_does_not_count(void)
         struct memory_disk *disk = new_gpt_disk(512);
         put_le(sector_of(disk, 1) + 32, alternates[i], 8);
         put_gpt_crc(disk, 1);
-        check_table(disk, VD_PARTITION_GPT, SECTORS - 33, gpt_expected, 2);
+        check_gpt(disk);
         free_disk(disk);
     }
 }
@@ -713,19 +732,20 @@ an_alternate_off_the_disk_does_not_count(void)
 static void
 bad_gpt_entries_are_skipped(void)
 {
-    static const uint64_t bad[][2] = {
-        {33, 33},        {SECTORS - 33, SECTORS - 33},
-        {200, 199},      {1, UINT64_MAX},
-        {UINT64_MAX, 0}, {UINT64_MAX, UINT64_MAX},
-        {99, 99},        {34, 40},
-        {2999, 3000},    {35, 3500},
+    /* first, last, and where the last sector that an entry names ends */
+    static const uint64_t bad[][3] = {
+        {33, 33, 3000},        {SECTORS - 33, SECTORS - 33, SECTORS - 33},
+        {200, 199, 3000},      {1, UINT64_MAX, SECTORS - 33},
+        {UINT64_MAX, 0, 3000}, {UINT64_MAX, UINT64_MAX, 3000},
+        {99, 99, 3000},        {34, 40, 3000},
+        {2999, 3000, 3001},    {35, 3500, 3501},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct memory_disk *disk = new_gpt_disk(512);
         struct gpt gpt = primary_gpt();
         put_gpt_entry(disk, &gpt, 100, linux_type, bad[i][0], bad[i][1]);
         put_gpt_header(disk, &gpt);
-        check_gpt(disk);
+        check_table(disk, VD_PARTITION_GPT, bad[i][2] + 33, gpt_expected, 2);
         free_disk(disk);
     }
 }

@@ -22,7 +22,7 @@
 #include "api/refuse.h"
 #include "api/virtual_disk.h"
 #include "base/cleanup.h"
-#include "disk/partition_table.h"
+#include "disk/resize.h"
 #include "disk/scsi.h"
 #include "format/format.h"
 
@@ -225,20 +225,6 @@ get_fragmentation(struct vd_virtual_disk *virtual_disk, struct answer *out)
 }
 
 static vd_error
-read_partition_table(struct vd_virtual_disk *virtual_disk,
-                     struct vd_partition_table *table)
-{
-    struct vd_disk *now;
-    vd_error error = look_now(virtual_disk, false, &now);
-    if (error) {
-        return error;
-    }
-    error = vd_partition_table_read(now, table);
-    vd_disk_close(now);
-    return error;
-}
-
-static vd_error
 get_physical_disk(struct vd_virtual_disk *virtual_disk, struct answer *out)
 {
     struct vd_host_disk host;
@@ -261,33 +247,26 @@ get_physical_sector_size(struct vd_virtual_disk *virtual_disk,
     return ERROR_SUCCESS;
 }
 
-/* Where the partition table ends; without one nothing is known to be safe.
- * The table in a hybrid ISO image is not the disc's. */
 static vd_error
 get_smallest_safe_size(struct vd_virtual_disk *virtual_disk,
                        struct answer *out)
 {
-    VD_AUTO_FREE struct vd_partition_table *table = calloc(1, sizeof(*table));
-    if (table == NULL) {
-        return vd_refuse(ERROR_NOT_ENOUGH_MEMORY,
-                         "no memory for a partition table");
-    }
+    struct vd_disk *now;
+    uint64_t smallest;
     if (!vd_disk_complete(virtual_disk->disk)) {
         return vd_refuse(ERROR_VHD_COULD_NOT_COMPUTE_MINIMUM_VIRTUAL_SIZE,
                          "opened without its parents");
     }
-    if (!vd_disk_optical(virtual_disk->disk)) {
-        vd_error error = read_partition_table(virtual_disk, table);
-        if (error) {
-            return error;
-        }
+    vd_error error = look_now(virtual_disk, false, &now);
+    if (error) {
+        return error;
     }
-    if (table->end_bytes == 0) {
-        return vd_refuse(ERROR_VHD_COULD_NOT_COMPUTE_MINIMUM_VIRTUAL_SIZE,
-                         "no partition table");
+    error = vd_disk_smallest_safe_size(now, &smallest);
+    vd_disk_close(now);
+    if (!error) {
+        out->info.SmallestSafeVirtualSize = smallest;
     }
-    out->info.SmallestSafeVirtualSize = table->end_bytes;
-    return ERROR_SUCCESS;
+    return error;
 }
 
 static vd_error

@@ -110,6 +110,16 @@ vd_disk_read(struct vd_disk *disk, void *buffer, size_t length,
     return error;
 }
 
+vd_error
+vd_disk_read_below(struct vd_disk *disk, void *buffer, size_t length,
+                   uint64_t offset)
+{
+    pthread_rwlock_rdlock(&disk->gate);
+    vd_error error = read_parent(disk, 1, buffer, length, offset);
+    pthread_rwlock_unlock(&disk->gate);
+    return error;
+}
+
 /* ---- writing ---- */
 
 static vd_error
@@ -308,8 +318,8 @@ reclaim(struct vd_disk *disk)
     image->format->reclaim(image);
 }
 
-static vd_error
-commit(struct vd_disk *disk)
+vd_error
+vd_disk_commit(struct vd_disk *disk)
 {
     struct vd_image *image = vd_disk_leaf(disk);
     VD_SCOPED_LOCK(&disk->mutator);
@@ -329,7 +339,7 @@ run_flush(struct vd_disk *disk)
     flush->running = true;
     uint64_t number = ++flush->started;
     pthread_mutex_unlock(&flush->lock);
-    vd_error error = commit(disk);
+    vd_error error = vd_disk_commit(disk);
     pthread_mutex_lock(&flush->lock);
     flush->running = false;
     flush->finished = number;

@@ -48,6 +48,15 @@ struct vd_disk *vd_disk_new(void);
 VD_MUST_CHECK
 vd_error vd_disk_push(struct vd_disk *disk, struct vd_layer *layer);
 
+/* Makes what was done so far durable, and frees what was given up. */
+VD_MUST_CHECK
+vd_error vd_disk_commit(struct vd_disk *disk);
+
+/* Reads what lies below the leaf; beyond the end of a parent, zeros. */
+VD_MUST_CHECK
+vd_error vd_disk_read_below(struct vd_disk *disk, void *buffer, size_t length,
+                            uint64_t offset);
+
 /* Looks for the parents of the last layer and opens them (parent.c). */
 VD_MUST_CHECK
 vd_error vd_disk_find_parents(struct vd_disk *disk, bool no_relative);

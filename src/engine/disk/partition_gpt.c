@@ -6,7 +6,7 @@
  * protective MBR without a valid header is a disk without a table: nobody
  * knows what is on it.  Repairs nothing.
  */
-#include "disk/partition_scan.h"
+#include "disk/gpt.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -18,21 +18,15 @@
 #include "base/guid.h"
 #include "base/trace.h"
 
-#define PRIMARY_AT 1 /* sector */
 #define HEADER_MIN_SIZE 92
 #define ENTRY_MIN_SIZE 128
 #define MAX_ENTRIES_SIZE (1u << 20) /* 64 times the usual array */
-#define MAX_SECTOR_SIZE 4096
 
+/* The other fields are in gpt.h. */
 enum header_field {
     HEADER_SIGNATURE = 0,
     HEADER_SIZE = 12,
-    HEADER_CRC = 16,
-    HEADER_MY_SECTOR = 24,
-    HEADER_ALTERNATE_SECTOR = 32,
     HEADER_FIRST_USABLE = 40,
-    HEADER_LAST_USABLE = 48,
-    HEADER_ENTRIES_SECTOR = 72,
     HEADER_ENTRY_COUNT = 80,
     HEADER_ENTRY_SIZE = 84,
     HEADER_ENTRIES_CRC = 88,
@@ -42,17 +36,6 @@ enum entry_field {
     ENTRY_TYPE = 0,
     ENTRY_FIRST = 32,
     ENTRY_LAST = 40,
-};
-
-struct gpt_header {
-    uint64_t my_sector;
-    uint64_t alternate_sector;
-    uint64_t first_usable;
-    uint64_t last_usable;
-    uint64_t entries_sector;
-    uint32_t entry_count;
-    uint32_t entry_size;
-    uint32_t entries_crc;
 };
 
 /* Partitions that hold no user's file system, by type: Linux and Windows
@@ -85,10 +68,10 @@ static uint32_t
 header_crc(const uint8_t *raw, uint32_t size)
 {
     static const uint8_t zeros[sizeof(uint32_t)];
-    uint32_t crc = vd_crc32(VD_CRC32_START, raw, HEADER_CRC);
+    uint32_t crc = vd_crc32(VD_CRC32_START, raw, VD_GPT_CRC);
     crc = vd_crc32(crc, zeros, sizeof(zeros));
-    return vd_crc32(crc, raw + HEADER_CRC + sizeof(zeros),
-                    size - HEADER_CRC - sizeof(zeros));
+    return vd_crc32(crc, raw + VD_GPT_CRC + sizeof(zeros),
+                    size - VD_GPT_CRC - sizeof(zeros));
 }
 
 static bool
@@ -101,18 +84,18 @@ is_intact(const uint8_t *raw, uint32_t sector_size)
     if (size < HEADER_MIN_SIZE || size > sector_size) {
         return false;
     }
-    return header_crc(raw, size) == vd_get_le32(raw + HEADER_CRC);
+    return header_crc(raw, size) == vd_get_le32(raw + VD_GPT_CRC);
 }
 
-static struct gpt_header
+static struct vd_gpt_header
 decode_header(const uint8_t *raw)
 {
-    return (struct gpt_header){
-        .my_sector = vd_get_le64(raw + HEADER_MY_SECTOR),
-        .alternate_sector = vd_get_le64(raw + HEADER_ALTERNATE_SECTOR),
+    return (struct vd_gpt_header){
+        .my_sector = vd_get_le64(raw + VD_GPT_MY_SECTOR),
+        .alternate_sector = vd_get_le64(raw + VD_GPT_ALTERNATE_SECTOR),
         .first_usable = vd_get_le64(raw + HEADER_FIRST_USABLE),
-        .last_usable = vd_get_le64(raw + HEADER_LAST_USABLE),
-        .entries_sector = vd_get_le64(raw + HEADER_ENTRIES_SECTOR),
+        .last_usable = vd_get_le64(raw + VD_GPT_LAST_USABLE),
+        .entries_sector = vd_get_le64(raw + VD_GPT_ENTRIES_SECTOR),
         .entry_count = vd_get_le32(raw + HEADER_ENTRY_COUNT),
         .entry_size = vd_get_le32(raw + HEADER_ENTRY_SIZE),
         .entries_crc = vd_get_le32(raw + HEADER_ENTRIES_CRC),
@@ -120,15 +103,24 @@ decode_header(const uint8_t *raw)
 }
 
 static uint64_t
-entries_size(const struct gpt_header *header)
+entries_size(const struct vd_gpt_header *header)
 {
     return (uint64_t)header->entry_count * header->entry_size;
 }
 
-static bool
-is_plausible(const struct gpt_header *header, uint64_t at, uint64_t sectors)
+uint64_t
+vd_gpt_entries_sectors(const struct vd_partition_source *source,
+                       const struct vd_gpt_header *header)
 {
-    return header->my_sector == at && header->first_usable > PRIMARY_AT &&
+    return (entries_size(header) + source->sector_size - 1) /
+           source->sector_size;
+}
+
+static bool
+is_plausible(const struct vd_gpt_header *header, uint64_t at, uint64_t sectors)
+{
+    return header->my_sector == at &&
+           header->first_usable > VD_GPT_PRIMARY_AT &&
            header->first_usable <= header->last_usable &&
            header->last_usable < sectors && header->entries_sector > 0 &&
            header->entry_size >= ENTRY_MIN_SIZE &&
@@ -136,11 +128,10 @@ is_plausible(const struct gpt_header *header, uint64_t at, uint64_t sectors)
            entries_size(header) <= MAX_ENTRIES_SIZE;
 }
 
-static vd_error
-read_header(const struct vd_partition_source *source, uint64_t at, bool *valid,
-            struct gpt_header *out)
+vd_error
+vd_gpt_read_header(const struct vd_partition_source *source, uint64_t at,
+                   uint8_t *raw, bool *valid, struct vd_gpt_header *out)
 {
-    uint8_t raw[MAX_SECTOR_SIZE];
     vd_error error =
         vd_partition_source_read(source, at, raw, source->sector_size);
     if (error != ERROR_SUCCESS) {
@@ -157,17 +148,20 @@ read_header(const struct vd_partition_source *source, uint64_t at, bool *valid,
 }
 
 /* Entries that do not lie inside the disk are as bad as damaged ones. */
-static vd_error
-read_entries(const struct vd_partition_source *source,
-             const struct gpt_header *header, bool *valid, uint8_t **out)
+vd_error
+vd_gpt_read_entries(const struct vd_partition_source *source,
+                    const struct vd_gpt_header *header, bool *valid,
+                    uint8_t **out)
 {
     size_t size = (size_t)entries_size(header); /* at most 1 MiB */
-    VD_AUTO_FREE uint8_t *entries = malloc(size);
+    size_t sectors = (size_t)vd_gpt_entries_sectors(source, header);
+    VD_AUTO_FREE uint8_t *entries = calloc(sectors, source->sector_size);
     if (entries == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
-    vd_error error = vd_partition_source_read(source, header->entries_sector,
-                                              entries, size);
+    vd_error error =
+        vd_partition_source_read(source, header->entries_sector, entries,
+                                 sectors * source->sector_size);
     if (error != ERROR_SUCCESS && error != ERROR_HANDLE_EOF) {
         return error;
     }
@@ -182,10 +176,17 @@ read_entries(const struct vd_partition_source *source,
     return ERROR_SUCCESS;
 }
 
+void
+vd_gpt_seal(uint8_t *raw)
+{
+    vd_put_le32(raw + VD_GPT_CRC,
+                header_crc(raw, vd_get_le32(raw + HEADER_SIZE)));
+}
+
 static void
 add_entry(const struct vd_partition_source *source,
-          const struct gpt_header *header, uint32_t number, const uint8_t *raw,
-          struct vd_partition_table *table)
+          const struct vd_gpt_header *header, uint32_t number,
+          const uint8_t *raw, struct vd_partition_table *table)
 {
     struct vd_guid type;
     memcpy(type.bytes, raw + ENTRY_TYPE, VD_GUID_SIZE);
@@ -194,53 +195,77 @@ add_entry(const struct vd_partition_source *source,
     }
     uint64_t first = vd_get_le64(raw + ENTRY_FIRST);
     uint64_t last = vd_get_le64(raw + ENTRY_LAST);
+    struct vd_sector_range range = {first, last - first + 1};
     if (first > last || first < header->first_usable ||
         last > header->last_usable) {
         vd_trace(VD_TRACE_DISK,
                  "partition %u is skipped: outside the usable sectors",
                  number);
+        if (first <= last) {
+            vd_partition_skip(table, source, range);
+        }
         return;
     }
-    struct vd_sector_range range = {first, last - first + 1};
     vd_partition_add(table, source, number, range, is_data(&type));
 }
 
-/* The two headers, of which one may lie where there is no disk any more. */
+/* What must stay besides the partitions: the header, the entries, and one
+ * usable sector.  All of it lies inside the disk. */
 static void
-extend_over_headers(const struct vd_partition_source *source,
-                    const struct gpt_header *header,
-                    struct vd_partition_table *table)
+extend_over_table(const struct vd_partition_source *source,
+                  const struct vd_gpt_header *header,
+                  struct vd_partition_table *table)
 {
-    uint64_t ends[] = {PRIMARY_AT, header->my_sector, header->alternate_sector,
-                       header->last_usable};
-    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
-        if (ends[i] < vd_partition_source_sectors(source)) {
-            vd_partition_extend(table, source,
-                                (struct vd_sector_range){ends[i], 1});
-        }
+    uint64_t entries = vd_gpt_entries_sectors(source, header);
+    struct vd_sector_range parts[] = {
+        {VD_GPT_PRIMARY_AT, 1},
+        {header->entries_sector, entries},
+        {header->first_usable, 1},
+    };
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        vd_partition_extend(table, source, parts[i]);
     }
+}
+
+/* Room for the copy, which can be moved there (gpt_backup.h).  A disk that
+ * has only the copy left stays as large as it is. */
+static void
+extend_over_backup(const struct vd_partition_source *source,
+                   const struct vd_gpt_header *header,
+                   struct vd_partition_table *table)
+{
+    uint64_t sectors = vd_partition_source_sectors(source);
+    uint64_t used = table->end_bytes / source->sector_size;
+    uint64_t room = vd_gpt_entries_sectors(source, header) + 1;
+    uint64_t end = room < sectors - used ? used + room : sectors;
+    if (header->my_sector != VD_GPT_PRIMARY_AT) {
+        end = sectors;
+    }
+    vd_partition_extend(table, source, (struct vd_sector_range){end - 1, 1});
 }
 
 static vd_error
 read_copy(const struct vd_partition_source *source, uint64_t at, bool *valid,
           struct vd_partition_table *out)
 {
-    struct gpt_header header;
+    uint8_t raw[VD_GPT_MAX_SECTOR_SIZE];
+    struct vd_gpt_header header;
     VD_AUTO_FREE uint8_t *entries = NULL;
-    vd_error error = read_header(source, at, valid, &header);
+    vd_error error = vd_gpt_read_header(source, at, raw, valid, &header);
     if (error != ERROR_SUCCESS || !*valid) {
         return error;
     }
-    error = read_entries(source, &header, valid, &entries);
+    error = vd_gpt_read_entries(source, &header, valid, &entries);
     if (error != ERROR_SUCCESS || !*valid) {
         return error;
     }
     out->scheme = VD_PARTITION_GPT;
-    extend_over_headers(source, &header, out);
+    extend_over_table(source, &header, out);
     for (uint32_t i = 0; i < header.entry_count; i++) {
         add_entry(source, &header, i + 1,
                   entries + (size_t)i * header.entry_size, out);
     }
+    extend_over_backup(source, &header, out);
     return ERROR_SUCCESS;
 }
 
@@ -250,10 +275,11 @@ vd_gpt_read(const struct vd_partition_source *source,
 {
     bool valid;
     uint64_t sectors = vd_partition_source_sectors(source);
-    if (sectors <= PRIMARY_AT || source->sector_size > MAX_SECTOR_SIZE) {
+    if (sectors <= VD_GPT_PRIMARY_AT ||
+        source->sector_size > VD_GPT_MAX_SECTOR_SIZE) {
         return ERROR_SUCCESS;
     }
-    vd_error error = read_copy(source, PRIMARY_AT, &valid, out);
+    vd_error error = read_copy(source, VD_GPT_PRIMARY_AT, &valid, out);
     if (error == ERROR_SUCCESS && !valid) {
         error = read_copy(source, sectors - 1, &valid, out);
     }

@@ -291,6 +291,7 @@ read_extended(const struct vd_partition_source *source,
                          vd_partition_source_sectors(source))) {
         vd_trace(VD_TRACE_DISK,
                  "extended partition %u does not lie inside the disk", number);
+        vd_partition_skip(table, source, extended);
         return ERROR_SUCCESS;
     }
     struct chain chain = {
@@ -318,6 +319,7 @@ add_primary(const struct vd_partition_source *source, const uint8_t *mbr,
         }
         if (entry.range.first == 0) {
             vd_trace(VD_TRACE_DISK, "partition %u starts at the table", i + 1);
+            vd_partition_skip(table, source, entry.range);
             continue;
         }
         vd_partition_add(table, source, i + 1, entry.range, is_data(&entry));

@@ -23,6 +23,8 @@ struct vd_partition_source {
     uint32_t sector_size; /* logical: 512 or more, a power of two */
 };
 
+struct vd_partition_source vd_partition_source_of(struct vd_disk *disk);
+
 /* As vd_partition_table_read, of any source. */
 VD_MUST_CHECK
 vd_error vd_partition_scan(const struct vd_partition_source *source,
@@ -57,6 +59,12 @@ bool vd_partition_add(struct vd_partition_table *table,
 void vd_partition_extend(struct vd_partition_table *table,
                          const struct vd_partition_source *source,
                          struct vd_sector_range range);
+
+/* For a partition that is not to be used: what it has of the disk is not to
+ * be cut off either. */
+void vd_partition_skip(struct vd_partition_table *table,
+                       const struct vd_partition_source *source,
+                       struct vd_sector_range range);
 
 /* The table of an MBR sector that is known to carry the 0x55AA signature;
  * sets *protective, and nothing else, if it only protects a GPT. */

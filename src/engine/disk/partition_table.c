@@ -77,6 +77,19 @@ insert_by_number(struct vd_partition_table *table,
     table->count++;
 }
 
+void
+vd_partition_skip(struct vd_partition_table *table,
+                  const struct vd_partition_source *source,
+                  struct vd_sector_range range)
+{
+    uint64_t sectors = vd_partition_source_sectors(source);
+    if (range.first < sectors && range.count != 0) {
+        uint64_t rest = sectors - range.first;
+        range.count = range.count < rest ? range.count : rest;
+        vd_partition_extend(table, source, range);
+    }
+}
+
 bool
 vd_partition_add(struct vd_partition_table *table,
                  const struct vd_partition_source *source, uint32_t number,
@@ -86,6 +99,7 @@ vd_partition_add(struct vd_partition_table *table,
     const char *reason = reason_to_skip(table, source, number, range);
     if (reason != NULL) {
         vd_trace(VD_TRACE_DISK, "partition %u is skipped: %s", number, reason);
+        vd_partition_skip(table, source, range);
         return false;
     }
     struct vd_partition partition = {
@@ -154,6 +168,17 @@ read_disk(void *context, void *buffer, size_t length, uint64_t offset)
     return vd_disk_read(context, buffer, length, offset);
 }
 
+struct vd_partition_source
+vd_partition_source_of(struct vd_disk *disk)
+{
+    return (struct vd_partition_source){
+        .read = read_disk,
+        .context = disk,
+        .size_bytes = vd_disk_size_bytes(disk),
+        .sector_size = vd_disk_sector_size(disk),
+    };
+}
+
 vd_error
 vd_partition_table_read(struct vd_disk *disk, struct vd_partition_table *out)
 {
@@ -162,11 +187,6 @@ vd_partition_table_read(struct vd_disk *disk, struct vd_partition_table *out)
         memset(out, 0, sizeof(*out));
         return ERROR_SUCCESS;
     }
-    struct vd_partition_source source = {
-        .read = read_disk,
-        .context = disk,
-        .size_bytes = vd_disk_size_bytes(disk),
-        .sector_size = vd_disk_sector_size(disk),
-    };
+    struct vd_partition_source source = vd_partition_source_of(disk);
     return vd_partition_scan(&source, out);
 }

@@ -35,8 +35,9 @@ struct vd_partition {
  */
 struct vd_partition_table {
     enum vd_partition_scheme scheme;
-    uint64_t end_bytes; /* smallest disk size that holds all of it, a GPT's
-                           backup included; 0 if there is no table */
+    uint64_t end_bytes; /* smallest disk size that holds all of it, with room
+                           for the backup of a GPT behind the last partition;
+                           0 if there is no table */
     size_t count;
     struct vd_partition partitions[VD_PARTITION_MAX]; /* by number */
 };

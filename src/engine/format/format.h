@@ -160,6 +160,8 @@ struct vd_image {
 struct vd_format {
     const char *name;   /* for messages: "VHD" */
     uint32_t device_id; /* VIRTUAL_STORAGE_TYPE_DEVICE_* */
+    bool shrinks;       /* resize makes smaller too, and a child another size
+                           than its parent's */
 
     /* Whether the file's content says that it is of this format, however
      * damaged the rest may be.  An I/O error is an error. */

@@ -212,6 +212,7 @@ accept_parent(const struct vd_image *child, const struct vd_image *parent)
 const struct vd_format vd_vhdx_format = {
     .name = "VHDX",
     .device_id = 3,
+    .shrinks = true,
     .probe = probe,
     .open = open_image,
     .lookup = vd_vhdx_lookup,
