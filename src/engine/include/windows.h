@@ -6,8 +6,9 @@
  * where wchar_t has 32 (API: WinDef.h, BaseTsd.h, WinNT.h, MinWinBase.h of
  * the Windows SDK).  The functions declared here are implemented by the
  * engine (api/) with the behaviour Microsoft documents, for the objects that
- * exist here: virtual disk handles and events.  There are no files, threads
- * or processes behind HANDLE, and no ANSI variants.
+ * exist here: virtual disk handles, events, and disks, directories and files
+ * that are only asked what they are.  There are no threads or processes
+ * behind HANDLE, and no ANSI variants.
  *
  * Nothing of this is used on Windows.
  */
@@ -149,6 +150,27 @@ typedef struct _OVERLAPPED {
 #define WAIT_FAILED ((DWORD)0xFFFFFFFF)
 
 BOOL WINAPI CloseHandle(_In_ HANDLE hObject);
+
+#define GENERIC_READ 0x80000000U
+#define FILE_SHARE_READ 0x00000001
+#define FILE_SHARE_WRITE 0x00000002
+#define FILE_SHARE_DELETE 0x00000004
+#define OPEN_EXISTING 3
+#define FILE_ATTRIBUTE_NORMAL 0x00000080
+#define FILE_FLAG_BACKUP_SEMANTICS 0x02000000 /* for a directory */
+
+/*
+ * A handle to a block device (a disk or a partition), a directory or a file,
+ * for GetStorageDependencyInformation: nothing can be read or written through
+ * it, whatever the access.  INVALID_HANDLE_VALUE on failure.  Known are the
+ * constants above; the attributes and the template must be NULL.
+ */
+HANDLE WINAPI CreateFileW(_In_ LPCWSTR lpFileName, _In_ DWORD dwDesiredAccess,
+                          _In_ DWORD dwShareMode,
+                          _In_opt_ LPSECURITY_ATTRIBUTES lpSecurityAttributes,
+                          _In_ DWORD dwCreationDisposition,
+                          _In_ DWORD dwFlagsAndAttributes,
+                          _In_opt_ HANDLE hTemplateFile);
 
 /* The calling thread's last error; set by the BOOL and HANDLE functions
  * below when they fail, never by those of virtdisk.h. */
