@@ -15,6 +15,7 @@
 
 #include "api/refuse.h"
 #include "base/cleanup.h"
+#include "base/posix_file.h"
 #include "base/utf16.h"
 
 #define SHARE_ALL (FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE)
@@ -123,7 +124,9 @@ open_path(PCWSTR name, DWORD access, DWORD flags, HANDLE *out)
     }
     VD_AUTO_CLOSE int fd = open(path, O_PATH | O_CLOEXEC);
     if (fd < 0) {
-        return vd_refuse(vd_error_from_errno(errno), "%s: not opened", path);
+        error = errno == ENOENT ? vd_posix_file_missing(AT_FDCWD, path)
+                                : vd_error_from_errno(errno);
+        return vd_refuse(error, "%s: not opened", path);
     }
     error = check_opened(fd, access, flags);
     if (!error) {

@@ -223,8 +223,8 @@ directory_is_missing(int dirfd, const char *path)
     return directory != NULL && fstatat(dirfd, directory, &status, 0) < 0;
 }
 
-static vd_error
-missing_file_error(int dirfd, const char *path)
+vd_error
+vd_posix_file_missing(int dirfd, const char *path)
 {
     if (directory_is_missing(dirfd, path)) {
         return ERROR_PATH_NOT_FOUND;
@@ -240,7 +240,7 @@ check_regular(int dirfd, const char *path)
 {
     struct stat status;
     if (fstatat(dirfd, path, &status, 0) < 0) {
-        return errno == ENOENT ? missing_file_error(dirfd, path)
+        return errno == ENOENT ? vd_posix_file_missing(dirfd, path)
                                : vd_error_from_errno(errno);
     }
     return S_ISREG(status.st_mode) ? ERROR_SUCCESS : ERROR_INVALID_PARAMETER;
@@ -256,7 +256,7 @@ open_descriptor(int dirfd, const char *path, bool writable, int *fd_out)
         fd = openat(dirfd, path, flags);
     } while (fd < 0 && errno == EINTR);
     if (fd < 0) {
-        return errno == ENOENT ? missing_file_error(dirfd, path)
+        return errno == ENOENT ? vd_posix_file_missing(dirfd, path)
                                : vd_error_from_errno(errno);
     }
     *fd_out = fd;

@@ -36,4 +36,8 @@ vd_error vd_posix_file_adopt(int fd, bool writable,
 
 void vd_posix_file_close(struct vd_posix_file *posix_file);
 
+/* What is missing of a path that was not found: ERROR_PATH_NOT_FOUND if its
+ * directory is, else ERROR_FILE_NOT_FOUND. */
+vd_error vd_posix_file_missing(int dirfd, const char *path);
+
 #endif
