@@ -14,6 +14,7 @@ import importlib.machinery
 import importlib.util
 import json
 import pathlib
+import select
 import signal
 import struct
 import subprocess
@@ -48,7 +49,8 @@ pytestmark = pytest.mark.skipif(not LINUX, reason="the double is for Linux")
     CONVERT,
     ADD_PARENT,
     RAW_SCSI,
-) = range(14)
+    DESCRIPTOR,
+) = range(15)
 NO_FUNCTION = -1
 SUCCESS, INSUFFICIENT_BUFFER, PENDING, NOT_FOUND = 0, 122, 997, 1168
 GUID_A = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff").bytes_le
@@ -103,6 +105,12 @@ class ScsiAnswer(ctypes.Structure):
     )
 
 
+class ProgressAnswer(ctypes.Structure):
+    """struct progress_answer of double.c."""
+
+    _fields_ = (("current", ctypes.c_uint64), ("completion", ctypes.c_uint64))
+
+
 class Double:
     """The module under test, and the strings its system is moved by."""
 
@@ -111,6 +119,7 @@ class Double:
         self.library = ctypes.CDLL(api.__file__)
         self.recorded = Recorded.in_dll(self.library, "double_recorded")
         self.scsi = ScsiAnswer.in_dll(self.library, "double_scsi")
+        self.progress = ProgressAnswer.in_dll(self.library, "double_progress")
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         return getattr(self.library, f"double_{name}")  # type: ignore[no-any-return]
@@ -472,7 +481,7 @@ SCSI_MISUSE = [
      {"sense_length": 256}),
     (OverflowError, "sense_length must be", (b"0",), {"sense_length": -1}),
     (TypeError, "sense_length must be int", (b"0",), {"sense_length": None}),
-    (ValueError, "version must be None or from 1 to 1", (b"0",), {"version": 2}),
+    (ValueError, "version must be 1, not 2", (b"0",), {"version": 2}),
     (ValueError, "version must be 1, not None", (b"0",), {"version": None}),
     (BufferError, "contiguous", (b"0",),
      {"data_out": memoryview(bytes(8))[::2]}),
@@ -864,6 +873,75 @@ def test_progress_refused(double: Double) -> None:
         overlapped.progress()
     assert caught.value.winerror == 6
     assert caught.value.function == "GetVirtualDiskOperationProgress"
+
+
+def test_progress_never_goes_back(double: Double) -> None:
+    """As a fraction: the system may change what it counts, and count nothing."""
+    _, overlapped = start(double)
+    big = 2**64 - 1
+    for told, expected in (
+        ((0, 0), (0, 0)),
+        ((5, 0), (0, 0)),
+        ((0, 9), (0, 9)),
+        ((3, 8), (3, 8)),
+        ((2, 8), (3, 8)),  # less
+        ((0, 0), (3, 8)),  # nothing
+        ((30, 100), (3, 8)),  # less, of more
+        ((6, 16), (6, 16)),  # the same
+        ((4, 8), (4, 8)),
+        ((big // 2, big), (4, 8)),  # less by one part in 2**65
+        ((big // 2 + 1, big), (big // 2 + 1, big)),  # more by as little
+        ((big // 2, big - 1), (big // 2 + 1, big)),
+        ((big - 2, big - 1), (big - 2, big - 1)),
+        ((big - 1, big), (big - 1, big)),
+        ((big, big), (big, big)),
+        ((7, 8), (big, big)),
+        ((1, 1), (1, 1)),
+        ((3, 2), (3, 2)),  # nonsense is passed on
+        ((4, 3), (3, 2)),
+    ):
+        double.progress.current, double.progress.completion = told
+        assert overlapped.progress() == (PENDING, *expected)
+    double.complete(SUCCESS)
+    assert overlapped.wait(30)
+    assert overlapped.progress() == (SUCCESS, 3, 2)
+
+
+def test_progress_starts_anew(double: Double) -> None:
+    handle, overlapped = start(double)
+    assert overlapped.progress() == (PENDING, 3, 0x100000007)
+    double.complete(SUCCESS)
+    double.answer(ATTACH, PENDING)
+    double.api.AttachVirtualDisk(handle, overlapped=overlapped)
+    double.progress.current = 1
+    assert overlapped.progress() == (PENDING, 1, 0x100000007)
+
+
+def test_fileno(double: Double) -> None:
+    """One descriptor, readable when, and as long as, the operation is over."""
+    handle, overlapped = start(double)
+    poll = select.poll()
+    poll.register(overlapped, select.POLLIN)
+    assert poll.poll(0) == []
+    double.complete(SUCCESS)
+    assert poll.poll(30_000) == [(overlapped.fileno(), select.POLLIN)]
+    assert overlapped.wait(0)
+    assert poll.poll(0) == [(overlapped.fileno(), select.POLLIN)]
+    double.answer(ATTACH, PENDING)
+    double.api.AttachVirtualDisk(handle, overlapped=overlapped)
+    assert poll.poll(0) == []
+    double.complete(SUCCESS)
+    double.answer(DESCRIPTOR, 6)
+    with pytest.raises(VirtualDiskError) as caught:
+        overlapped.fileno()
+    assert (caught.value.winerror, caught.value.function) == (6, "GetEventDescriptor")
+
+
+def test_fileno_of_an_operation_done_at_once(double: Double) -> None:
+    overlapped = double.api.Overlapped()
+    assert select.select([overlapped], [], [], 0) == ([], [], [])
+    double.api.AttachVirtualDisk(double.api.OpenVirtualDisk("x"), overlapped=overlapped)
+    assert select.select([overlapped], [], [], 0) == ([overlapped], [], [])
 
 
 def test_wait_refused(double: Double) -> None:

@@ -14,7 +14,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <windows.h>
 #include <sddl.h>
@@ -37,6 +39,7 @@ enum function {
     CONVERT,
     ADD_PARENT,
     RAW_SCSI,
+    DESCRIPTOR,
     FUNCTIONS,
 };
 
@@ -94,10 +97,19 @@ struct scsi_answer {
 
 EXPORT struct scsi_answer double_scsi;
 
+/* What GetVirtualDiskOperationProgress answers. */
+struct progress_answer {
+    uint64_t current;
+    uint64_t completion;
+};
+
+EXPORT struct progress_answer double_progress;
+
 /* What a HANDLE points to. */
 struct object {
     bool is_event;
     bool set;
+    int fd; /* of an event, readable while it is set */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -124,6 +136,7 @@ double_reset(void)
     memset(calls, 0, sizeof(calls));
     memset(&double_recorded, 0, sizeof(double_recorded));
     memset(&double_scsi, 0, sizeof(double_scsi));
+    double_progress = (struct progress_answer){3, 0x100000007};
     held = NO_FUNCTION;
     free(output);
     output = NULL;
@@ -212,14 +225,24 @@ double_events_open(void)
 }
 
 static void
+change_event_locked(struct object *event, bool set)
+{
+    uint64_t count = 1;
+    ssize_t moved = set ? write(event->fd, &count, sizeof(count))
+                        : read(event->fd, &count, sizeof(count));
+    (void)moved;
+    event->set = set;
+    pthread_cond_broadcast(&changed);
+}
+
+static void
 complete_locked(uint32_t status)
 {
     OVERLAPPED *overlapped = pending;
     if (overlapped != NULL) {
         pending = NULL;
         overlapped->Internal = status;
-        ((struct object *)overlapped->hEvent)->set = true;
-        pthread_cond_broadcast(&changed);
+        change_event_locked(overlapped->hEvent, true);
     }
 }
 
@@ -300,6 +323,7 @@ new_object_locked(bool is_event)
         abort();
     }
     object->is_event = is_event;
+    object->fd = is_event ? eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC) : -1;
     *(is_event ? &events_open : &disks_open) += 1;
     return object;
 }
@@ -373,7 +397,7 @@ AttachVirtualDisk(HANDLE handle, PSECURITY_DESCRIPTOR descriptor,
     DWORD code = enter_locked(ATTACH);
     if (overlapped != NULL && code == ERROR_IO_PENDING) {
         overlapped->Internal = STATUS_PENDING;
-        ((struct object *)overlapped->hEvent)->set = false;
+        change_event_locked(overlapped->hEvent, false);
         pending = overlapped;
     }
     pthread_mutex_unlock(&lock);
@@ -512,8 +536,8 @@ GetVirtualDiskOperationProgress(HANDLE handle, LPOVERLAPPED overlapped,
     bool running = pending == overlapped;
     pthread_mutex_unlock(&lock);
     progress->OperationStatus = running ? ERROR_IO_PENDING : ERROR_SUCCESS;
-    progress->CurrentValue = running ? 3 : 7;
-    progress->CompletionValue = 0x100000007;
+    progress->CurrentValue = double_progress.current;
+    progress->CompletionValue = double_progress.completion;
     return code;
 }
 
@@ -525,6 +549,9 @@ CloseHandle(HANDLE handle)
     DWORD code = object->is_event ? ERROR_SUCCESS : enter_locked(CLOSE);
     *(object->is_event ? &events_open : &disks_open) -= 1;
     pthread_mutex_unlock(&lock);
+    if (object->is_event) {
+        close(object->fd);
+    }
     free(object);
     return as_bool(code);
 }
@@ -557,8 +584,7 @@ static BOOL
 change_event(HANDLE handle, bool set)
 {
     pthread_mutex_lock(&lock);
-    ((struct object *)handle)->set = set;
-    pthread_cond_broadcast(&changed);
+    change_event_locked(handle, set);
     pthread_mutex_unlock(&lock);
     return TRUE;
 }
@@ -573,6 +599,12 @@ BOOL WINAPI
 ResetEvent(HANDLE handle)
 {
     return change_event(handle, false);
+}
+
+int
+GetEventDescriptor(HANDLE handle)
+{
+    return as_bool(enter(DESCRIPTOR)) ? ((struct object *)handle)->fd : -1;
 }
 
 /* An infinite wait ends after a while all the same, so that a test fails

@@ -1,7 +1,9 @@
 /*
  * Handles and events: CloseHandle, CreateEventW, SetEvent, ResetEvent,
- * WaitForSingleObject, and the table behind them.
+ * WaitForSingleObject, GetEventDescriptor, and the table behind them.
  */
+#include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -55,6 +57,35 @@ test_auto_reset(void)
     CHECK(CloseHandle(event));
 }
 
+static bool
+is_readable(int fd)
+{
+    struct pollfd waited = {.fd = fd, .events = POLLIN};
+    CHECK(poll(&waited, 1, 0) >= 0);
+    return waited.revents == POLLIN;
+}
+
+/* The descriptor is readable as long as the event is signalled, and dies with
+ * it. */
+static void
+test_event_descriptor(void)
+{
+    HANDLE event = new_event(TRUE, FALSE);
+    int fd = GetEventDescriptor(event);
+    CHECK(fd >= 0);
+    CHECK_EQ(fd, GetEventDescriptor(event));
+    CHECK_EQ(FD_CLOEXEC, fcntl(fd, F_GETFD));
+    CHECK(!is_readable(fd));
+    CHECK(SetEvent(event));
+    CHECK(is_readable(fd));
+    CHECK_EQ(WAIT_OBJECT_0, WaitForSingleObject(event, 0));
+    CHECK(is_readable(fd));
+    CHECK(ResetEvent(event));
+    CHECK(!is_readable(fd));
+    CHECK(CloseHandle(event));
+    CHECK_EQ(-1, fcntl(fd, F_GETFD));
+}
+
 static void
 test_unsupported_events(void)
 {
@@ -79,6 +110,9 @@ check_invalid(HANDLE handle)
     }
     SetLastError(0);
     CHECK_EQ(WAIT_FAILED, WaitForSingleObject(handle, 0));
+    CHECK_EQ(ERROR_INVALID_HANDLE, GetLastError());
+    SetLastError(0);
+    CHECK_EQ(-1, GetEventDescriptor(handle));
     CHECK_EQ(ERROR_INVALID_HANDLE, GetLastError());
     OVERLAPPED overlapped = {.Internal = 0};
     DWORD bytes;
@@ -455,6 +489,7 @@ main(int argc, char **argv)
     test_out_of_memory(); /* first: the table itself is not there yet */
     test_manual_reset();
     test_auto_reset();
+    test_event_descriptor();
     test_unsupported_events();
     test_invalid_handles();
     test_event_is_no_disk();

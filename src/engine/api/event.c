@@ -1,5 +1,6 @@
 /*
- * CreateEventW, SetEvent, ResetEvent and WaitForSingleObject.
+ * CreateEventW, SetEvent, ResetEvent, WaitForSingleObject and
+ * GetEventDescriptor.
  *
  * Only events can be waited for.  Events have no names and no security of
  * their own: asking for either is ERROR_NOT_SUPPORTED, not ignored.
@@ -229,4 +230,18 @@ WaitForSingleObject(HANDLE hHandle, DWORD dwMilliseconds)
     bool signalled = vd_event_wait(event, dwMilliseconds);
     vd_event_release(event);
     return signalled ? WAIT_OBJECT_0 : WAIT_TIMEOUT;
+}
+
+int
+GetEventDescriptor(HANDLE hEvent)
+{
+    struct vd_event *event;
+    vd_error error = vd_event_acquire(hEvent, &event);
+    if (error) {
+        SetLastError(error);
+        return -1;
+    }
+    int fd = event->fd;
+    vd_event_release(event);
+    return fd;
 }

@@ -187,6 +187,14 @@ BOOL WINAPI ResetEvent(_In_ HANDLE hEvent);
 DWORD WINAPI WaitForSingleObject(_In_ HANDLE hHandle,
                                  _In_ DWORD dwMilliseconds);
 
+/*
+ * Not of Win32: an event's descriptor, readable for as long as the event is
+ * signalled, for poll() and event loops.  It is the event's own, to be waited
+ * for and neither read, written nor closed, and valid until CloseHandle.  -1,
+ * with the last error set, if hEvent is no event.
+ */
+int GetEventDescriptor(_In_ HANDLE hEvent);
+
 BOOL WINAPI CancelIoEx(_In_ HANDLE hFile, _In_opt_ LPOVERLAPPED lpOverlapped);
 BOOL WINAPI GetOverlappedResult(_In_ HANDLE hFile,
                                 _In_ LPOVERLAPPED lpOverlapped,
