@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/trace.h"
+#include "format/vhd_create.h"
 
 static void
 trace_size(const struct vd_vhd_footer *footer)
@@ -182,6 +183,8 @@ const struct vd_format vd_vhd_format = {
     .zero = vd_vhd_zero,
     .commit = vd_vhd_commit,
     .reclaim = vd_vhd_reclaim,
+    .create_defaults = vd_vhd_create_defaults,
+    .create = vd_vhd_create_image,
     .parent_paths = vd_vhd_parent_paths,
     .parent_paths_free = vd_vhd_parent_paths_free,
     .accept_parent = accept_parent,

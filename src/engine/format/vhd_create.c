@@ -67,7 +67,10 @@ check_child(const struct vd_vhd_create_request *request)
         return parent ? refuse("a parent, but not differencing")
                       : ERROR_SUCCESS;
     }
-    if (request->relative_path == NULL || !is_path(request->relative_path)) {
+    if (request->relative_path == NULL && request->absolute_path == NULL) {
+        return refuse("no path to the parent");
+    }
+    if (request->relative_path != NULL && !is_path(request->relative_path)) {
         return refuse("the parent's relative path");
     }
     if (request->absolute_path != NULL && !is_path(request->absolute_path)) {
@@ -76,8 +79,8 @@ check_child(const struct vd_vhd_create_request *request)
     return ERROR_SUCCESS;
 }
 
-static vd_error
-check(const struct vd_vhd_create_request *request)
+vd_error
+vd_vhd_create_check(const struct vd_vhd_create_request *request)
 {
     bool fixed = request->type == VHD_TYPE_FIXED;
     if (request->type < VHD_TYPE_FIXED ||
@@ -164,10 +167,12 @@ plan_child(const struct vd_vhd_create_request *request, struct layout *layout)
         at = ABSOLUTE_OFFSET + space;
     }
     plan_table(layout, at);
-    at += layout->table_length;
-    plan_locator(&header->locators[slot], VHD_PLATFORM_W2RU, at,
-                 RELATIVE_SPACE, request->relative_path);
-    layout->end = at + RELATIVE_SPACE;
+    layout->end = at + layout->table_length;
+    if (request->relative_path != NULL) {
+        plan_locator(&header->locators[slot], VHD_PLATFORM_W2RU, layout->end,
+                     RELATIVE_SPACE, request->relative_path);
+        layout->end += RELATIVE_SPACE;
+    }
     header->parent_id = request->parent_id;
     header->parent_time_stamp = request->parent_time_stamp;
     plan_name(header, request);
@@ -290,6 +295,20 @@ write_structures(struct vd_file *file,
     return error != ERROR_SUCCESS ? error : write_table(file, layout);
 }
 
+/* Of a fixed disk: where the host can, its space as well as its length. */
+static vd_error
+make_payload(struct vd_file *file, const struct vd_vhd_create_request *request)
+{
+    if (request->allocate) {
+        vd_error error =
+            vd_file_allocate(file, 0, request->size_bytes + VHD_FOOTER_SIZE);
+        if (error != ERROR_NOT_SUPPORTED) {
+            return error;
+        }
+    }
+    return vd_file_truncate(file, request->size_bytes);
+}
+
 vd_error
 vd_vhd_create(struct vd_file *file,
               const struct vd_vhd_create_request *request)
@@ -297,13 +316,13 @@ vd_vhd_create(struct vd_file *file,
     struct layout layout = {.end = request->size_bytes};
     uint8_t raw[VHD_FOOTER_SIZE];
     bool fixed = request->type == VHD_TYPE_FIXED;
-    vd_error error = check(request);
+    vd_error error = vd_vhd_create_check(request);
     if (error != ERROR_SUCCESS) {
         return error;
     }
     encode_footer(request, raw);
     if (fixed) {
-        error = vd_file_truncate(file, layout.end);
+        error = make_payload(file, request);
     }
     else {
         plan(request, &layout);

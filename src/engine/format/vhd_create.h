@@ -5,6 +5,7 @@
 #ifndef VD_FORMAT_VHD_CREATE_H
 #define VD_FORMAT_VHD_CREATE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <uchar.h>
 
@@ -26,11 +27,12 @@ struct vd_vhd_create_request {
     uint8_t creator_application[4];  /* "win " */
     uint32_t creator_version;        /* major.minor 16.16 */
     struct vd_vhd_geometry geometry; /* all 0: what the size gives */
+    bool allocate; /* fixed: takes the payload's space from the host */
 
-    /* Differencing only. */
+    /* Differencing only; one of the paths at least. */
     struct vd_guid parent_id;
     uint32_t parent_time_stamp;    /* of its last change; or 0, as Windows */
-    const char16_t *relative_path; /* ".\parent.vhd" */
+    const char16_t *relative_path; /* ".\parent.vhd"; NULL: none */
     const char16_t *absolute_path; /* NULL: none */
 };
 
@@ -39,14 +41,25 @@ struct vd_vhd_create_request {
 void vd_vhd_create_child_of(const struct vd_image *parent,
                             struct vd_vhd_create_request *request);
 
+/* ERROR_INVALID_PARAMETER for a request that breaks the rules above. */
+VD_MUST_CHECK
+vd_error vd_vhd_create_check(const struct vd_vhd_create_request *request);
+
 /*
  * Writes the image; the file must be empty.  The footers come last, after a
  * barrier, so that an interrupted creation is never taken for an image.
- * Errors: ERROR_INVALID_PARAMETER for a request that breaks the rules above,
- * and the file's.
+ * Errors: those of vd_vhd_create_check, and the file's.
  */
 VD_MUST_CHECK
 vd_error vd_vhd_create(struct vd_file *file,
                        const struct vd_vhd_create_request *request);
+
+/* ---- as any other format: vd_format.create_defaults and .create ---- */
+
+VD_MUST_CHECK
+vd_error vd_vhd_create_defaults(struct vd_create_request *request);
+VD_MUST_CHECK
+vd_error vd_vhd_create_image(struct vd_file *file,
+                             const struct vd_create_request *request);
 
 #endif
