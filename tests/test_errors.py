@@ -335,7 +335,17 @@ def test_round_trip_in_another_process() -> None:
         (22, "win32", ["file system"]),
         (618, "win32", ["compact /u"]),
         (6002, "win32", ["cipher /d"]),
-        (0xC03A000D, "linux", ["parents=False"]),
+        (0xC03A000D, "linux", ["parents=False", "reconnect"]),
+        (80, "linux", ["another name"]),
+        (112, "win32", ["space"]),
+        (995, "linux", ["again"]),
+        (0xC03A000B, "linux", ["2 MiB", "256 MiB"]),
+        (0xC03A0012, "linux", ["2040 GiB", "64 TiB"]),
+        (0xC03A001B, "win32", ["differencing"]),
+        (0xC03A0025, "linux", ["smallest_safe_virtual_size", "allow_unsafe"]),
+        (0xC03A0026, "win32", ["partition table", "allow_unsafe"]),
+        (0xC03A0027, "linux", ["partition"]),
+        (0xC03A0028, "linux", ["metadata"]),
     ],
 )
 def test_remedies(

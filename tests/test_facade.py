@@ -12,14 +12,11 @@ import os
 import pathlib
 import uuid
 import warnings
-from typing import Any, Self
+from typing import Any
 
 import pytest
-from support import (
-    LINUX,
-    make_iso,
-    make_vhd,
-)
+from recorder import RecordedHandle, Recorder, install
+from support import LINUX, make_iso, make_vhd
 
 import virtdisk
 from virtdisk import (
@@ -31,85 +28,14 @@ from virtdisk import (
     _arguments,
     _disk,
     _info,
-    error_from_code,
 )
 
 MICROSOFT = bytes.fromhex("ec4a98ecf9a0e947901f71415a66345b")
 
 
-class RecordedHandle:
-    """Stands in for a Handle."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.closed = False
-
-    def close(self) -> None:
-        self.closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class Recorder:
-    """Stands in for the extension module: notes calls, answers as told."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, dict[str, Any]]] = []
-        self.handles: list[RecordedHandle] = []
-        self.fail: dict[str, int] = {}
-        self.classes: dict[int, object] = {}
-        self.attached: list[str] = []
-
-    def _call(self, name: str, path: str | None, /, **arguments: Any) -> None:
-        self.calls.append((name, arguments))
-        if name in self.fail:
-            raise error_from_code(self.fail[name], name, path)
-
-    def only(self, name: str) -> dict[str, Any]:
-        """The arguments of the only call of a function."""
-        found = [arguments for called, arguments in self.calls if called == name]
-        assert len(found) == 1
-        return found[0]
-
-    def OpenVirtualDisk(self, path: str, **arguments: Any) -> RecordedHandle:
-        self._call("OpenVirtualDisk", path, path=path, **arguments)
-        self.handles.append(RecordedHandle(path))
-        return self.handles[-1]
-
-    def AttachVirtualDisk(self, handle: RecordedHandle, **arguments: Any) -> None:
-        self._call("AttachVirtualDisk", handle.path, **arguments)
-
-    def DetachVirtualDisk(self, handle: RecordedHandle, **arguments: Any) -> None:
-        self._call("DetachVirtualDisk", handle.path, **arguments)
-
-    def GetVirtualDiskPhysicalPath(self, handle: RecordedHandle) -> str:
-        self._call("GetVirtualDiskPhysicalPath", handle.path)
-        return "/dev/null"
-
-    def GetAllAttachedVirtualDiskPhysicalPaths(self) -> list[str]:
-        self._call("GetAllAttachedVirtualDiskPhysicalPaths", None)
-        return self.attached
-
-    def GetVirtualDiskInformation(self, handle: RecordedHandle, number: int) -> object:
-        answer = self.classes[number]
-        if isinstance(answer, int) and answer in _FAILURES:
-            raise error_from_code(answer, "GetVirtualDiskInformation", handle.path)
-        return answer
-
-
-_FAILURES = {5, 50, 87, 0xC03A0010, 0xC03A001B, 0xC03A0026}
-
-
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    recorder = Recorder()
-    monkeypatch.setattr(_disk, "_virtdisk", recorder)
-    monkeypatch.setattr(_info, "_virtdisk", recorder)
-    return recorder
+    return install(monkeypatch)
 
 
 def make_vhdx(path: pathlib.Path) -> pathlib.Path:

@@ -53,6 +53,50 @@ MEMBERS: dict[type[enum.IntEnum | enum.IntFlag], dict[str, int]] = {
         "REGISTER_VOLUME": 0x200,
         "AT_BOOT": 0x400,
     },
+    virtdisk.CreateFlag: {
+        "NONE": 0,
+        "FULL_PHYSICAL_ALLOCATION": 1,
+        "PREVENT_WRITES_TO_SOURCE_DISK": 2,
+        "DO_NOT_COPY_METADATA_FROM_PARENT": 4,
+        "CREATE_BACKING_STORAGE": 8,
+        "USE_CHANGE_TRACKING_SOURCE_LIMIT": 0x10,
+        "PRESERVE_PARENT_CHANGE_TRACKING_STATE": 0x20,
+        "VHD_SET_USE_ORIGINAL_BACKING_STORAGE": 0x40,
+        "SPARSE_FILE": 0x80,
+        "PMEM_COMPATIBLE": 0x100,
+        "SUPPORT_COMPRESSED_VOLUMES": 0x200,
+        "SUPPORT_SPARSE_FILES_ANY_FS": 0x400,
+    },
+    virtdisk.CompactFlag: {"NONE": 0, "NO_ZERO_SCAN": 1, "NO_BLOCK_MOVES": 2},
+    virtdisk.ResizeFlag: {
+        "NONE": 0,
+        "ALLOW_UNSAFE_VIRTUAL_SIZE": 1,
+        "RESIZE_TO_SMALLEST_SAFE_VIRTUAL_SIZE": 2,
+    },
+    virtdisk.MirrorFlag: {
+        "NONE": 0,
+        "EXISTING_FILE": 1,
+        "SKIP_MIRROR_ACTIVATION": 2,
+        "ENABLE_SMB_COMPRESSION": 4,
+        "IS_LIVE_MIGRATION": 8,
+    },
+    virtdisk.DependentDiskFlag: {
+        "NONE": 0,
+        "MULT_BACKING_FILES": 1,
+        "FULLY_ALLOCATED": 2,
+        "READ_ONLY": 4,
+        "REMOTE": 8,
+        "SYSTEM_VOLUME": 0x10,
+        "SYSTEM_VOLUME_PARENT": 0x20,
+        "REMOVABLE": 0x40,
+        "NO_DRIVE_LETTER": 0x80,
+        "PARENT": 0x100,
+        "NO_HOST_DISK": 0x200,
+        "PERMANENT_LIFETIME": 0x400,
+        "SUPPORT_COMPRESSED_VOLUMES": 0x800,
+        "ALWAYS_ALLOW_SPARSE": 0x1000,
+        "SUPPORT_ENCRYPTED_FILES": 0x2000,
+    },
     virtdisk.DetachFlag: {"NONE": 0},
     virtdisk.StorageType: {
         "UNKNOWN": 0,
@@ -69,12 +113,17 @@ PREFIXES: dict[type[enum.IntEnum | enum.IntFlag], str] = {
     virtdisk.AccessMask: "VIRTUAL_DISK_ACCESS_",
     virtdisk.OpenFlag: "OPEN_VIRTUAL_DISK_FLAG_",
     virtdisk.AttachFlag: "ATTACH_VIRTUAL_DISK_FLAG_",
+    virtdisk.CreateFlag: "CREATE_VIRTUAL_DISK_FLAG_",
+    virtdisk.CompactFlag: "COMPACT_VIRTUAL_DISK_FLAG_",
+    virtdisk.ResizeFlag: "RESIZE_VIRTUAL_DISK_FLAG_",
+    virtdisk.MirrorFlag: "MIRROR_VIRTUAL_DISK_FLAG_",
+    virtdisk.DependentDiskFlag: "DEPENDENT_DISK_FLAG_",
     virtdisk.DetachFlag: "DETACH_VIRTUAL_DISK_FLAG_",
     virtdisk.StorageType: "VIRTUAL_STORAGE_TYPE_DEVICE_",
 }
 
-# API.md 1.1: deprecated aliases and internal names of the access mask.
-ALIASES = {"SURFACE_RO", "SURFACE_RW", "UNSURFACE"}
+# API.md 1.1: second names of some values.
+ALIASES = {"SURFACE_RO", "SURFACE_RW", "UNSURFACE", "USE_RCT_SOURCE_LIMIT"}
 
 FLAGS = [family for family in MEMBERS if issubclass(family, enum.IntFlag)]
 
@@ -136,7 +185,7 @@ def test_information_classes() -> None:
 
 def test_vendor() -> None:
     """API.md 1.1, VIRTUAL_STORAGE_TYPE_VENDOR_MICROSOFT."""
-    from virtdisk import _disk
+    from virtdisk import _open
 
-    assert str(_disk.MICROSOFT_VENDOR) == "ec984aec-a0f9-47e9-901f-71415a66345b"
-    assert _disk.MICROSOFT_VENDOR.bytes_le.hex() == "ec4a98ecf9a0e947901f71415a66345b"
+    assert str(_open.MICROSOFT_VENDOR) == "ec984aec-a0f9-47e9-901f-71415a66345b"
+    assert _open.MICROSOFT_VENDOR.bytes_le.hex() == "ec4a98ecf9a0e947901f71415a66345b"

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from virtdisk._create import create
 from virtdisk._disk import (
     AttachedImage,
     VirtualDisk,
@@ -40,9 +41,14 @@ from virtdisk._errors import (
 from virtdisk._flags import (
     AccessMask,
     AttachFlag,
+    CompactFlag,
+    CreateFlag,
+    DependentDiskFlag,
     DetachFlag,
+    MirrorFlag,
     OpenFlag,
     ProviderSubtype,
+    ResizeFlag,
     StorageType,
 )
 from virtdisk._info import (
@@ -51,6 +57,8 @@ from virtdisk._info import (
     PhysicalDiskInfo,
     VirtualDiskInfo,
 )
+from virtdisk._metadata import Metadata
+from virtdisk._operation import Progress
 
 __all__ = [
     "AccessDeniedError",
@@ -58,31 +66,49 @@ __all__ = [
     "AttachFlag",
     "AttachedImage",
     "ChangeTrackingInfo",
+    "CompactFlag",
+    "CreateFlag",
+    "DependentDiskFlag",
     "DetachFlag",
+    "GiB",
     "ImageCorruptError",
     "ImageExistsError",
     "ImageNotFoundError",
+    "KiB",
+    "Metadata",
+    "MiB",
+    "MirrorFlag",
     "OpenFlag",
     "OperationIncompleteError",
     "OperationTimeoutError",
     "ParentInfo",
     "PhysicalDiskInfo",
     "PrivilegeNotHeldError",
+    "Progress",
     "ProviderSubtype",
+    "ResizeFlag",
     "SharingViolationError",
     "StorageType",
+    "TiB",
     "VirtualDisk",
     "VirtualDiskError",
     "VirtualDiskInfo",
     "__version__",
     "attach",
     "attached",
+    "create",
     "detach",
     "error_from_code",
     "open",
 ]
 
 __version__: Final = "0.1.0"
+
+# Bytes.
+KiB: Final = 1 << 10
+MiB: Final = 1 << 20
+GiB: Final = 1 << 30
+TiB: Final = 1 << 40
 
 
 def __dir__() -> list[str]:

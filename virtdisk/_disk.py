@@ -1,16 +1,8 @@
 """Opening, attaching and detaching virtual disks.
 
-The names here say what a user wants; which version, mask and flags of
-virtdisk.h that takes is decided here and nowhere else:
-
-* The type of an image is judged by its content (_storage.py) and named to the
-  system, because Windows on its own goes by the file's extension.
-* VHD and VHDX are opened with parameters version 2, without an access mask
-  and with a fresh resiliency GUID; ISO with version 1, a mask for reading and
-  a depth of 0, and is attached read-only.
-* To detach, an image is opened with default parameters and a mask for just
-  that: version 2 with a mask is refused by Windows, and version 2 without one
-  asks for more than is needed.
+The names here say what a user wants; which flags of virtdisk.h that takes is
+decided here, and by which parameters an image is opened in _open.py.  ISO is
+attached read-only unasked.
 
 Paths are made absolute, so that an object keeps naming its image when the
 working directory changes (_arguments.py).
@@ -24,10 +16,9 @@ from __future__ import annotations
 
 import os
 import stat
-import uuid
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from virtdisk import _info, _virtdisk, _volumes
 from virtdisk._arguments import (
@@ -39,6 +30,14 @@ from virtdisk._arguments import (
 )
 from virtdisk._errors import VirtualDiskError, error_from_code
 from virtdisk._flags import AccessMask, AttachFlag, OpenFlag, StorageType
+from virtdisk._maintenance import Maintenance
+from virtdisk._open import (
+    device_of,
+    open_for_detach,
+    open_handle,
+    who_holds,
+)
+from virtdisk._operation import Call
 from virtdisk._raw import check_mode, open_raw, open_scsi, open_sectors
 from virtdisk._storage import is_optical, storage_type_of
 
@@ -50,8 +49,6 @@ if TYPE_CHECKING:
     StrPath = str | os.PathLike[str]
 
 __all__ = ["AttachedImage", "VirtualDisk", "attach", "attached", "detach", "open"]
-
-MICROSOFT_VENDOR: Final = uuid.UUID("ec984aec-a0f9-47e9-901f-71415a66345b")
 
 _NOT_SUPPORTED: Final = 50
 _BUSY: Final = 170
@@ -85,64 +82,6 @@ class AttachedImage:
     physical_path: str | None
 
 
-def _vendor(device_id: int) -> bytes | None:
-    """The vendor to name with a type; none if the type is left open."""
-    return MICROSOFT_VENDOR.bytes_le if device_id else None
-
-
-def _open_handle(
-    path: str,
-    device_id: int,
-    *,
-    access: AccessMask | int | None = None,
-    read_only: bool = False,
-    info_only: bool = False,
-    flags: OpenFlag | int = OpenFlag.NONE,
-) -> _virtdisk.Handle:
-    """OpenVirtualDisk with the parameters that suit the image."""
-    vendor = _vendor(device_id)
-    optical = is_optical(path, device_id)
-    if access is None and not optical:
-        return _virtdisk.OpenVirtualDisk(
-            path,
-            device_id=device_id,
-            vendor_id=vendor,
-            flags=int(flags),
-            version=2,
-            get_info_only=info_only,
-            read_only=read_only,
-            resiliency_guid=uuid.uuid4().bytes_le,
-        )
-    if access is None:
-        access = AccessMask.GET_INFO if info_only else AccessMask.READ
-    return _virtdisk.OpenVirtualDisk(
-        path,
-        device_id=device_id,
-        vendor_id=vendor,
-        access_mask=int(access),
-        flags=int(flags),
-        version=1,
-        rw_depth=0 if read_only or optical else 1,
-    )
-
-
-def _open_for_detach(path: str) -> _virtdisk.Handle:
-    """A handle that may only detach and ask, whatever the image's state.
-
-    Parents are left alone: a broken chain must not keep a disk attached.
-    """
-    device_id = storage_type_of(path, None)
-    optical = is_optical(path, device_id)
-    return _virtdisk.OpenVirtualDisk(
-        path,
-        device_id=device_id,
-        vendor_id=_vendor(device_id),
-        access_mask=int(AccessMask.DETACH | AccessMask.GET_INFO),
-        flags=0 if optical else int(OpenFlag.NO_PARENTS),
-        version=None,
-    )
-
-
 def _detach_handle(handle: _virtdisk.Handle) -> None:
     """DetachVirtualDisk; a busy disk's error names its users."""
     try:
@@ -159,23 +98,6 @@ def _users_of(handle: _virtdisk.Handle) -> str | None:
         return _volumes.describe_users(_virtdisk.GetVirtualDiskPhysicalPath(handle))
     except VirtualDiskError:
         return None
-
-
-def _device_of(path: str) -> str | None:
-    """An attached image's device, or None if it cannot be learned."""
-    try:
-        with _open_handle(path, storage_type_of(path, None), info_only=True) as handle:
-            return _virtdisk.GetVirtualDiskPhysicalPath(handle)
-    except VirtualDiskError:
-        return None
-
-
-def _who_holds(path: str) -> str | None:
-    """Who uses an image, if that can be seen: its device, or processes."""
-    device = _device_of(path)
-    if device is not None:
-        return f"it is attached as {device}: use that disk, or detach it first"
-    return None if WINDOWS else _volumes.describe_holders(path)
 
 
 def _check_attach(
@@ -195,10 +117,103 @@ def _check_attach(
     return bits, offset, length
 
 
-class VirtualDisk:
+class _AttachCall(Call[None]):
+    """AttachVirtualDisk, and what follows from it for the disk's object."""
+
+    def __init__(
+        self,
+        disk: VirtualDisk,
+        flags: int,
+        security: str | bytes | None,
+        restricted_range: tuple[int, int],
+    ) -> None:
+        super().__init__(disk.path)
+        self._disk = disk
+        self._flags = flags
+        self._security = security
+        self._offset, self._length = restricted_range
+
+    def start(self, overlapped: _virtdisk.Overlapped | None) -> None:
+        pending: dict[str, Any] = (
+            {} if overlapped is None else {"overlapped": overlapped}
+        )
+        _virtdisk.AttachVirtualDisk(
+            self._disk._handle,
+            security_descriptor=self._security,
+            flags=self._flags,
+            version=2 if self._length else 1,
+            restricted_offset=self._offset,
+            restricted_length=self._length,
+            **pending,
+        )
+
+    def finish(self) -> None:
+        self._disk._note_attached(self._flags, self._length)
+
+    def fail(self, error: BaseException) -> None:
+        super().fail(error)
+        if not isinstance(error, VirtualDiskError):
+            return
+        refused = error.winerror == _NOT_SUPPORTED
+        if refused and self._flags & AttachFlag.AT_BOOT and not WINDOWS:
+            error.remedy = _AT_BOOT_REMEDY
+        if error.winerror in _NO_DEVICE and self._could_be_private():
+            error.remedy = f"{error.remedy}; {_PRIVATE_REMEDY}"
+
+    def _could_be_private(self) -> bool:
+        """Whether NO_LOCAL_HOST would help where there is no device to be had."""
+        other = AttachFlag.NO_LOCAL_HOST | AttachFlag.AT_BOOT
+        other |= AttachFlag.PERMANENT_LIFETIME
+        return not (WINDOWS or self._disk._optical or self._flags & other)
+
+
+def attach_call(
+    disk: VirtualDisk,
+    *,
+    read_only: bool | None,
+    drive_letter: bool,
+    permanent: bool,
+    security: str | bytes | None,
+    restricted_range: tuple[int, int] | None,
+    flags: AttachFlag | int,
+) -> _AttachCall:
+    """Makes a call that attaches an open disk.
+
+    Args:
+        disk: The disk.
+        read_only: See ``VirtualDisk.attach``, as for all others.
+        drive_letter: Whether volumes get drive letters.
+        permanent: Whether it stays attached.
+        security: Who may use the device.
+        restricted_range: The part to show, in bytes.
+        flags: More of ``AttachFlag``.
+
+    Returns:
+        The call, not yet made.
+
+    Raises:
+        TypeError: An argument of a wrong type.
+        ValueError: Arguments that contradict each other or the image's kind.
+
+    Source: AttachVirtualDisk.
+    """
+    bits, offset, length = _check_attach(flags, security, restricted_range)
+    if disk._optical and read_only is False:
+        msg = "an ISO image can only be attached read-only"
+        raise ValueError(msg)
+    if disk._read_only if read_only is None else read_only:
+        bits |= AttachFlag.READ_ONLY
+    if not drive_letter:
+        bits |= AttachFlag.NO_DRIVE_LETTER
+    if permanent:
+        bits |= AttachFlag.PERMANENT_LIFETIME
+    return _AttachCall(disk, int(bits), security, (offset, length))
+
+
+class VirtualDisk(Maintenance):
     """An open virtual disk image: VHD, VHDX or ISO.
 
-    Made by ``virtdisk.open`` and ``virtdisk.attach``.  The object owns a
+    Made by ``virtdisk.open``, ``attach`` and ``create``.  The object owns a
     handle to the image.  A disk attached through it lives as long as the
     handle, unless it is attached permanently: it goes when the object is
     closed, when a ``with`` block ends, or when the process ends, however it
@@ -309,50 +324,28 @@ class VirtualDisk:
 
         Source: AttachVirtualDisk.
         """
-        bits, offset, length = _check_attach(flags, security, restricted_range)
-        if self._optical and read_only is False:
-            msg = "an ISO image can only be attached read-only"
-            raise ValueError(msg)
-        if self._read_only if read_only is None else read_only:
-            bits |= AttachFlag.READ_ONLY
-        if not drive_letter:
-            bits |= AttachFlag.NO_DRIVE_LETTER
-        if permanent:
-            bits |= AttachFlag.PERMANENT_LIFETIME
-        self._attach(int(bits), security, offset, length)
-
-    def _attach(
-        self, flags: int, security: str | bytes | None, offset: int, length: int
-    ) -> None:
-        """AttachVirtualDisk, and what follows from it for this object."""
+        call = attach_call(
+            self,
+            read_only=read_only,
+            drive_letter=drive_letter,
+            permanent=permanent,
+            security=security,
+            restricted_range=restricted_range,
+            flags=flags,
+        )
         try:
-            _virtdisk.AttachVirtualDisk(
-                self._handle,
-                security_descriptor=security,
-                flags=flags,
-                version=2 if length else 1,
-                restricted_offset=offset,
-                restricted_length=length,
-            )
+            call.start(None)
         except VirtualDiskError as error:
-            refused = error.winerror == _NOT_SUPPORTED
-            if refused and flags & AttachFlag.AT_BOOT and not WINDOWS:
-                error.remedy = _AT_BOOT_REMEDY
-            if error.winerror == _SHARING_VIOLATION:
-                error.remedy = _who_holds(self._path) or error.remedy
-            if error.winerror in _NO_DEVICE and self._could_be_private(flags):
-                error.remedy = f"{error.remedy}; {_PRIVATE_REMEDY}"
+            call.fail(error)
             raise
+        call.finish()
+
+    def _note_attached(self, flags: int, length: int) -> None:
+        """What follows from an attachment made by this object."""
         self._local = not flags & AttachFlag.NO_LOCAL_HOST
         self._permanent = bool(flags & AttachFlag.PERMANENT_LIFETIME)
         self._size = length or None
         self._attached = self._was_attached = True
-
-    def _could_be_private(self, flags: int) -> bool:
-        """Whether NO_LOCAL_HOST would help where there is no device to be had."""
-        other = AttachFlag.NO_LOCAL_HOST | AttachFlag.AT_BOOT
-        other |= AttachFlag.PERMANENT_LIFETIME
-        return not (WINDOWS or self._optical or flags & other)
 
     def detach(self) -> None:
         """Takes the disk away from the system.
@@ -515,7 +508,7 @@ def open(  # noqa: A001 - virtdisk.open, as gzip.open
     if not parents and not optical:  # an ISO image has none
         bits |= OpenFlag.NO_PARENTS
     try:
-        handle = _open_handle(
+        handle = open_handle(
             name,
             device_id,
             access=mask,
@@ -525,7 +518,7 @@ def open(  # noqa: A001 - virtdisk.open, as gzip.open
         )
     except VirtualDiskError as error:
         if error.winerror == _SHARING_VIOLATION:
-            error.remedy = _who_holds(name) or error.remedy
+            error.remedy = who_holds(name) or error.remedy
         raise
     return VirtualDisk(
         handle, path=name, optical=optical, read_only=read_only or optical
@@ -635,7 +628,7 @@ def detach(path: StrPath) -> None:
     name = absolute_path(path)
     if _is_device(name):
         name = _image_behind(name)
-    with _open_for_detach(name) as handle:
+    with open_for_detach(name) as handle:
         _detach_handle(handle)
 
 
@@ -655,4 +648,4 @@ def attached() -> list[AttachedImage]:
     returns the paths of the images; GetVirtualDiskPhysicalPath.
     """
     paths = _virtdisk.GetAllAttachedVirtualDiskPhysicalPaths()
-    return [AttachedImage(path=path, physical_path=_device_of(path)) for path in paths]
+    return [AttachedImage(path=path, physical_path=device_of(path)) for path in paths]

@@ -36,8 +36,8 @@ _DAMAGED: Final = (
     "the image was damaged, or its transfer was not complete: fetch or restore it again"
 )
 _RELINK: Final = (
-    "put the right parent where the image expects it, or open with"
-    " parents=False to look at the image alone"
+    "put the right parent where the image expects it, or open the image alone"
+    " with parents=False, and tell it by reconnect() where its parent is"
 )
 _IN_USE: Final = (
     "find out who holds the image: a virtual machine, a backup, or an earlier"
@@ -109,7 +109,31 @@ _REMEDIES: Final[dict[str, str]] = {
         "the image file must not be compressed, encrypted or sparse, nor"
         " carry an integrity stream (ReFS): clear the attribute or copy it"
     ),
+    "ERROR_OPERATION_ABORTED": "it was cancelled: do it again if that was not meant",
     "ERROR_VHD_INVALID_STATE": "detach the disk first",
+    "ERROR_VHD_INVALID_TYPE": (
+        "fixed images cannot be compacted, VHDs cannot shrink, and only"
+        " differencing images have a parent: convert the image"
+    ),
+    "ERROR_VHD_INVALID_SIZE": (
+        "VHD holds up to 2040 GiB (dynamic, differencing), VHDX up to 64 TiB, in"
+        " whole sectors and not less than 3 MiB"
+    ),
+    "ERROR_VHD_INVALID_BLOCK_SIZE": (
+        "VHD has blocks of 512 KiB or 2 MiB, VHDX of 1 MiB to 256 MiB, a power of two"
+    ),
+    "ERROR_VHD_RESIZE_WOULD_TRUNCATE_DATA": (
+        "make the last partition smaller first; info.smallest_safe_virtual_size"
+        " says how far it goes, and allow_unsafe=True cuts off what is there"
+    ),
+    "ERROR_VHD_COULD_NOT_COMPUTE_MINIMUM_VIRTUAL_SIZE": (
+        "there is no partition table that says what is in use: allow_unsafe=True"
+        " makes the disk smaller all the same"
+    ),
+    "ERROR_VHD_ALREADY_AT_OR_BELOW_MINIMUM_VIRTUAL_SIZE": (
+        "move or shrink the last partition, then it can be made smaller"
+    ),
+    "ERROR_VHD_METADATA_FULL": "delete items of its metadata that nobody needs",
 }
 
 _REMEDIES_WINDOWS: Final[dict[str, str]] = {

@@ -16,9 +16,14 @@ import enum
 __all__ = [
     "AccessMask",
     "AttachFlag",
+    "CompactFlag",
+    "CreateFlag",
+    "DependentDiskFlag",
     "DetachFlag",
+    "MirrorFlag",
     "OpenFlag",
     "ProviderSubtype",
+    "ResizeFlag",
     "StorageType",
 ]
 
@@ -80,6 +85,73 @@ class AttachFlag(enum.IntFlag, boundary=enum.KEEP):
     SINGLE_PARTITION = 0x100  # after Windows 10 1903
     REGISTER_VOLUME = 0x200  # after Windows 10 1903
     AT_BOOT = 0x400  # after Windows 10 1903; not on Linux
+
+
+class CreateFlag(enum.IntFlag, boundary=enum.KEEP):
+    """How an image is made (CREATE_VIRTUAL_DISK_FLAG).
+
+    ``FULL_PHYSICAL_ALLOCATION`` is what ``type="fixed"`` of
+    ``virtdisk.create`` sets.
+    """
+
+    NONE = 0
+    FULL_PHYSICAL_ALLOCATION = 0x001
+    PREVENT_WRITES_TO_SOURCE_DISK = 0x002
+    DO_NOT_COPY_METADATA_FROM_PARENT = 0x004
+    CREATE_BACKING_STORAGE = 0x008  # Windows 10; VHD Sets
+    USE_CHANGE_TRACKING_SOURCE_LIMIT = 0x010  # Windows 10
+    PRESERVE_PARENT_CHANGE_TRACKING_STATE = 0x020  # Windows 10
+    VHD_SET_USE_ORIGINAL_BACKING_STORAGE = 0x040  # Windows 10
+    SPARSE_FILE = 0x080  # Windows 10
+    PMEM_COMPATIBLE = 0x100  # Windows 10
+    SUPPORT_COMPRESSED_VOLUMES = 0x200  # after Windows 10 1903
+    SUPPORT_SPARSE_FILES_ANY_FS = 0x400  # after Windows 10 1903
+
+
+class CompactFlag(enum.IntFlag, boundary=enum.KEEP):
+    """What compacting leaves out (COMPACT_VIRTUAL_DISK_FLAG)."""
+
+    NONE = 0
+    NO_ZERO_SCAN = 1  # Windows 10
+    NO_BLOCK_MOVES = 2  # Windows 10
+
+
+class ResizeFlag(enum.IntFlag, boundary=enum.KEEP):
+    """How a disk gets another size (RESIZE_VIRTUAL_DISK_FLAG)."""
+
+    NONE = 0
+    ALLOW_UNSAFE_VIRTUAL_SIZE = 1
+    RESIZE_TO_SMALLEST_SAFE_VIRTUAL_SIZE = 2
+
+
+class MirrorFlag(enum.IntFlag, boundary=enum.KEEP):
+    """How a disk is mirrored (MIRROR_VIRTUAL_DISK_FLAG)."""
+
+    NONE = 0
+    EXISTING_FILE = 1
+    SKIP_MIRROR_ACTIVATION = 2  # Windows 10
+    ENABLE_SMB_COMPRESSION = 4  # after Windows 10 1903
+    IS_LIVE_MIGRATION = 8  # after Windows 10 1903
+
+
+class DependentDiskFlag(enum.IntFlag, boundary=enum.KEEP):
+    """What is true of a disk that stands on a file (DEPENDENT_DISK_FLAG)."""
+
+    NONE = 0
+    MULT_BACKING_FILES = 0x0001
+    FULLY_ALLOCATED = 0x0002
+    READ_ONLY = 0x0004
+    REMOTE = 0x0008
+    SYSTEM_VOLUME = 0x0010
+    SYSTEM_VOLUME_PARENT = 0x0020
+    REMOVABLE = 0x0040
+    NO_DRIVE_LETTER = 0x0080
+    PARENT = 0x0100
+    NO_HOST_DISK = 0x0200
+    PERMANENT_LIFETIME = 0x0400
+    SUPPORT_COMPRESSED_VOLUMES = 0x0800  # after Windows 10 1903
+    ALWAYS_ALLOW_SPARSE = 0x1000  # after Windows 10 1903
+    SUPPORT_ENCRYPTED_FILES = 0x2000  # after Windows 10 1903
 
 
 class DetachFlag(enum.IntFlag, boundary=enum.KEEP):

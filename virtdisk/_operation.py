@@ -1,0 +1,212 @@
+"""Calls of virtdisk.h that take long: waiting, progress, interruption.
+
+Every such call is made with an OVERLAPPED, also where the caller waits for
+it, so that it can be watched and interrupted.  A ``Call`` says what is asked
+of the system and what follows; ``run`` carries it out for a thread that
+waits, ``virtdisk.aio`` for an event loop.
+
+Source: OVERLAPPED, CancelIoEx, GetVirtualDiskOperationProgress.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+
+from virtdisk import _virtdisk
+from virtdisk._errors import VirtualDiskError
+from virtdisk._open import who_holds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    ProgressFunction = Callable[[int, int], object]
+
+__all__ = ["Call", "Progress", "check_progress", "intervals", "run"]
+
+_SHARING_VIOLATION: Final = 32
+_FIRST_INTERVAL: Final = 0.001
+_LAST_INTERVAL: Final = 0.1
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Progress(NamedTuple):
+    """How far an operation is.
+
+    Attributes:
+        current: What is done; it never falls.
+        completion: What there is to do, in the same unit, which is the
+            system's own; 0 while that is not known.
+    """
+
+    current: int
+    completion: int
+
+    @property
+    def fraction(self) -> float:
+        """What is done of the whole: 0.0 to 1.0.  Raises nothing.
+
+        Source: VIRTUAL_DISK_PROGRESS.
+        """
+        return min(self.current / self.completion, 1.0) if self.completion else 0.0
+
+
+class Call(Generic[T_co]):
+    """One call with an OVERLAPPED, and what follows from its outcome.
+
+    Attributes:
+        path: The image, for the remedy of a sharing violation.
+        endless: Whether it goes on until ``end`` is called, which is to be
+            when its progress is complete.
+    """
+
+    endless: bool = False
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def start(self, overlapped: _virtdisk.Overlapped) -> None:
+        """Makes the call.
+
+        Args:
+            overlapped: To be given to it.
+
+        Raises:
+            VirtualDiskError: It did not begin.
+
+        Source: The function of virtdisk.h.
+        """
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Lets an endless call succeed.
+
+        Raises:
+            VirtualDiskError: What the system answers.
+
+        Source: BreakMirrorVirtualDisk.
+        """
+        raise NotImplementedError
+
+    def finish(self) -> T_co:
+        """Is called after success.
+
+        Returns:
+            What the caller gets.
+
+        Raises:
+            VirtualDiskError: What asking the system for it answers.
+
+        Source: The function of virtdisk.h.
+        """
+        raise NotImplementedError
+
+    def fail(self, error: BaseException) -> None:
+        """Is called after anything else, when nothing is pending any more.
+
+        Args:
+            error: What is about to be raised; it may be given a better
+                remedy.  Raises nothing.
+
+        Source: The function of virtdisk.h.
+        """
+        if not isinstance(error, VirtualDiskError):
+            return
+        if error.winerror == _SHARING_VIOLATION:
+            error.remedy = who_holds(self.path) or error.remedy
+
+
+def check_progress(progress: object) -> None:
+    """Checks that progress can be reported.
+
+    Args:
+        progress: A callable, or None.
+
+    Raises:
+        TypeError: Neither.
+
+    Source: GetVirtualDiskOperationProgress.
+    """
+    if progress is not None and not callable(progress):
+        kind = type(progress).__name__
+        msg = f"progress must be callable with (current, completion), not {kind}"
+        raise TypeError(msg)
+
+
+def intervals() -> Iterator[float]:
+    """How long to wait before asking again: short at first, then longer.
+
+    Yields:
+        Seconds.  Raises nothing.
+
+    Source: GetVirtualDiskOperationProgress, which has to be polled.
+    """
+    seconds = _FIRST_INTERVAL
+    while True:
+        yield seconds
+        seconds = min(seconds * 2, _LAST_INTERVAL)
+
+
+def _stop(overlapped: _virtdisk.Overlapped) -> None:
+    """Cancels what is pending and returns when it is over."""
+    if overlapped.pending:
+        overlapped.cancel()
+        overlapped.wait()
+
+
+def _watch(
+    call: Call[object],
+    overlapped: _virtdisk.Overlapped,
+    progress: ProgressFunction | None,
+) -> None:
+    """Waits until a call is over, reports its progress, ends an endless one."""
+    told = (0, 0)
+    ended = not call.endless
+    for interval in intervals():
+        _, current, completion = overlapped.progress()
+        if progress is not None and completion and (current, completion) != told:
+            told = (current, completion)
+            progress(current, completion)
+        if not ended and overlapped.pending and current >= completion > 0:
+            call.end()
+            ended = True
+        if overlapped.wait(interval):
+            break
+    overlapped.result()
+    if progress is not None and (told[1] == 0 or told[0] != told[1]):
+        whole = overlapped.progress()[2] or told[1] or 1
+        progress(whole, whole)
+
+
+def run(call: Call[T_co], progress: ProgressFunction | None = None) -> T_co:
+    """Carries a call out and waits for it.
+
+    Args:
+        call: What to do.
+        progress: Called now and then with what is done and what there is to
+            do, in a unit of the system's own; at the end of a success with
+            equal values.  What it raises cancels the operation.
+
+    Returns:
+        What the call gives.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C; the operation was cancelled and is
+            over.
+        VirtualDiskError: Its failure.
+
+    Source: GetOverlappedResult, CancelIoEx.
+    """
+    overlapped = _virtdisk.Overlapped()
+    try:
+        call.start(overlapped)
+        if progress is None and not call.endless:
+            overlapped.wait()
+            overlapped.result()
+        else:
+            _watch(call, overlapped, progress)
+    except BaseException as error:
+        _stop(overlapped)
+        call.fail(error)
+        raise
+    return call.finish()
