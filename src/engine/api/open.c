@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "api/look.h"
+#include "api/open.h"
 #include "api/refuse.h"
 #include "api/virtual_disk.h"
 #include "base/cleanup.h"
@@ -133,21 +134,20 @@ check_mask(const struct open_request *request)
     return ERROR_SUCCESS;
 }
 
-static vd_error
-check_flags(const struct open_request *request)
+vd_error
+vd_open_check_flags(uint32_t flags, uint32_t version, uint32_t device_id)
 {
-    uint32_t flags = request->flags;
     if ((flags & ~(uint32_t)FLAGS_KNOWN) != 0) {
         return vd_refuse(ERROR_INVALID_PARAMETER,
                          "open flags %#x have unknown bits", flags);
     }
     if ((flags & OPEN_VIRTUAL_DISK_FLAG_CUSTOM_DIFF_CHAIN) != 0 &&
-        request->version == OPEN_VIRTUAL_DISK_VERSION_1) {
+        version == OPEN_VIRTUAL_DISK_VERSION_1) {
         return vd_refuse(ERROR_INVALID_PARAMETER,
                          "CUSTOM_DIFF_CHAIN needs version 2 parameters");
     }
     if ((flags & FLAGS_NOT_OPTICAL) != 0 &&
-        request->device_id == VIRTUAL_STORAGE_TYPE_DEVICE_ISO) {
+        device_id == VIRTUAL_STORAGE_TYPE_DEVICE_ISO) {
         return vd_refuse(ERROR_INVALID_PARAMETER,
                          "open flags %#x are not for ISO images", flags);
     }
@@ -158,8 +158,8 @@ check_flags(const struct open_request *request)
     return ERROR_SUCCESS;
 }
 
-static vd_error
-check_storage_type(const VIRTUAL_STORAGE_TYPE *type, uint32_t flags)
+vd_error
+vd_open_check_storage_type(const VIRTUAL_STORAGE_TYPE *type, uint32_t flags)
 {
     const GUID *vendor = &type->VendorId;
     if (type->DeviceId > VIRTUAL_STORAGE_TYPE_DEVICE_VHDSET ||
@@ -187,9 +187,10 @@ check_request(const VIRTUAL_STORAGE_TYPE *type,
         error = check_mask(request);
     }
     if (!error) {
-        error = check_flags(request);
+        error = vd_open_check_flags(request->flags, request->version,
+                                    request->device_id);
     }
-    return error ? error : check_storage_type(type, request->flags);
+    return error ? error : vd_open_check_storage_type(type, request->flags);
 }
 
 /* What holds for ISO images can only be looked at once the content has said
@@ -260,26 +261,25 @@ check_disk(const struct vd_disk *disk, const struct open_request *request)
     return check_in_use(disk, request);
 }
 
-static struct vd_rights
-rights_of(const struct open_request *request)
+struct vd_rights
+vd_open_rights(uint32_t version, uint32_t mask, bool info_only, bool writable)
 {
-    if (request->version == OPEN_VIRTUAL_DISK_VERSION_1) {
+    if (version == OPEN_VIRTUAL_DISK_VERSION_1) {
         return (struct vd_rights){
-            .get_info = has(request, VIRTUAL_DISK_ACCESS_GET_INFO),
-            .detach = has(request, VIRTUAL_DISK_ACCESS_DETACH),
-            .attach_read_only = has(request, ACCESS_ATTACH),
-            .attach_writable = has(request, VIRTUAL_DISK_ACCESS_ATTACH_RW) &&
-                               request->writable,
-            .change =
-                has(request, VIRTUAL_DISK_ACCESS_METAOPS) && request->writable,
+            .get_info = (mask & VIRTUAL_DISK_ACCESS_GET_INFO) != 0,
+            .detach = (mask & VIRTUAL_DISK_ACCESS_DETACH) != 0,
+            .attach_read_only = (mask & ACCESS_ATTACH) != 0,
+            .attach_writable =
+                (mask & VIRTUAL_DISK_ACCESS_ATTACH_RW) != 0 && writable,
+            .change = (mask & VIRTUAL_DISK_ACCESS_METAOPS) != 0 && writable,
         };
     }
     return (struct vd_rights){
         .get_info = true,
-        .detach = !request->info_only,
-        .attach_read_only = !request->info_only,
-        .attach_writable = request->writable,
-        .change = request->writable,
+        .detach = !info_only,
+        .attach_read_only = !info_only,
+        .attach_writable = writable,
+        .change = writable,
     };
 }
 
@@ -296,8 +296,11 @@ make_handle(struct vd_disk *disk, const struct open_request *request,
     };
     vd_error error = check_disk(disk, request);
     return error ? error
-                 : vd_virtual_disk_create(disk, rights_of(request), options,
-                                          out);
+                 : vd_virtual_disk_create(
+                       disk,
+                       vd_open_rights(request->version, request->mask,
+                                      request->info_only, request->writable),
+                       options, out);
 }
 
 static vd_error

@@ -113,15 +113,26 @@ busy(const struct vd_virtual_disk *virtual_disk)
            !is_over(virtual_disk->operation);
 }
 
-vd_error
-vd_operation_none_pending(struct vd_virtual_disk *virtual_disk)
+/* Whether an operation may begin.  With operation_lock held. */
+static vd_error
+check_ready(const struct vd_virtual_disk *virtual_disk)
 {
-    VD_SCOPED_LOCK(&virtual_disk->operation_lock);
     if (busy(virtual_disk)) {
         return vd_refuse(ERROR_VHD_INVALID_STATE,
                          "the handle has a pending operation");
     }
+    if (virtual_disk->stillborn) {
+        return vd_refuse(ERROR_VHD_INVALID_STATE,
+                         "the disk could not be created");
+    }
     return ERROR_SUCCESS;
+}
+
+vd_error
+vd_operation_none_pending(struct vd_virtual_disk *virtual_disk)
+{
+    VD_SCOPED_LOCK(&virtual_disk->operation_lock);
+    return check_ready(virtual_disk);
 }
 
 static vd_error
@@ -150,9 +161,9 @@ static vd_error
 enter(struct vd_operation *operation, struct vd_virtual_disk *virtual_disk)
 {
     VD_SCOPED_LOCK(&virtual_disk->operation_lock);
-    if (busy(virtual_disk)) {
-        return vd_refuse(ERROR_VHD_INVALID_STATE,
-                         "the handle has a pending operation");
+    vd_error error = check_ready(virtual_disk);
+    if (error) {
+        return error;
     }
     vd_operation_release(virtual_disk->operation);
     virtual_disk->operation = retain(operation);

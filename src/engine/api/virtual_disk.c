@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/creation.h"
 #include "api/operation.h"
 #include "api/refuse.h"
 #include "base/cleanup.h"
@@ -16,6 +17,7 @@ destroy(struct vd_object *object)
 {
     struct vd_virtual_disk *virtual_disk = (struct vd_virtual_disk *)object;
     vd_virtual_disk_drop_attachment(virtual_disk);
+    vd_creation_end(virtual_disk->creation);
     vd_disk_close(virtual_disk->disk);
     vd_operation_release(virtual_disk->operation);
     pthread_mutex_destroy(&virtual_disk->operation_lock);
@@ -33,6 +35,9 @@ abandon(const struct vd_object *object)
     vd_disk_abandon(virtual_disk->disk);
     if (virtual_disk->working != NULL) {
         vd_disk_abandon(virtual_disk->working);
+    }
+    if (virtual_disk->creation != NULL) {
+        vd_creation_abandon(virtual_disk->creation);
     }
 }
 

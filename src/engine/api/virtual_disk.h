@@ -21,6 +21,7 @@
 #include "disk/disk.h"
 
 struct vd_operation;
+struct vd_creation;
 
 /* What a handle may be used for. */
 struct vd_rights {
@@ -55,7 +56,12 @@ struct vd_virtual_disk {
      * it; set and cleared where fork() waits.  NULL: there is none. */
     struct vd_disk *working;
 
+    /* What CreateVirtualDisk has still to do (creation.h); set and cleared
+     * where fork() waits. */
+    struct vd_creation *creation;
+
     pthread_mutex_t operation_lock;
+    bool stillborn; /* guarded by operation_lock: could not be created */
     struct vd_operation *operation; /* guarded by operation_lock: the last
                                        overlapped one, may be over */
 };

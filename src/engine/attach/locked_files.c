@@ -23,13 +23,14 @@ put_locked_file(struct vd_disk_files *files, int image_fd)
     return ERROR_SUCCESS;
 }
 
+/* Of the layers from `first` on. */
 static vd_error
-lock_parents(const struct vd_disk_files *files)
+lock_for_reading(const struct vd_disk_files *files, size_t first)
 {
-    for (size_t i = 1; i < files->count; i++) {
+    for (size_t i = first; i < files->count; i++) {
         vd_error error = vd_image_lock(files->fds[i], VD_LOCK_PARENT);
         if (error != ERROR_SUCCESS) {
-            vd_trace(VD_TRACE_ATTACH, "parent %zu is in use", i);
+            vd_trace(VD_TRACE_ATTACH, "layer %zu is in use", i);
             return error;
         }
     }
@@ -47,7 +48,7 @@ vd_locked_files_open(const struct vd_disk *view, int image_fd,
     }
     error = put_locked_file(&files, image_fd);
     if (error == ERROR_SUCCESS) {
-        error = lock_parents(&files);
+        error = lock_for_reading(&files, 1);
     }
     if (error != ERROR_SUCCESS) {
         vd_disk_files_close(&files);
@@ -69,8 +70,25 @@ vd_locked_files_take(const struct vd_disk *view, bool leaf_only,
     }
     error = vd_image_lock(files.fds[0], VD_LOCK_WRITE);
     if (error == ERROR_SUCCESS) {
-        error = lock_parents(&files);
+        error = lock_for_reading(&files, 1);
     }
+    if (error != ERROR_SUCCESS) {
+        vd_disk_files_close(&files);
+        return error;
+    }
+    *out = files;
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_locked_files_share(const struct vd_disk *view, struct vd_disk_files *out)
+{
+    struct vd_disk_files files;
+    vd_error error = vd_disk_reopen(view, false, &files);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = lock_for_reading(&files, 0);
     if (error != ERROR_SUCCESS) {
         vd_disk_files_close(&files);
         return error;

@@ -26,4 +26,10 @@ VD_MUST_CHECK
 vd_error vd_locked_files_take(const struct vd_disk *view, bool leaf_only,
                               struct vd_disk_files *out);
 
+/* For somebody who only reads, as from a parent: all layers, locked as such.
+ * ERROR_SHARING_VIOLATION if somebody writes to one. */
+VD_MUST_CHECK
+vd_error vd_locked_files_share(const struct vd_disk *view,
+                               struct vd_disk_files *out);
+
 #endif

@@ -203,6 +203,38 @@ static const struct vd_file_ops posix_file_ops = {
     .allocate = posix_allocate,
 };
 
+static vd_error
+held_flush(struct vd_file *file)
+{
+    (void)file;
+    return ERROR_SUCCESS;
+}
+
+static const struct vd_file_ops held_file_ops = {
+    .pread = posix_pread,
+    .pwrite = posix_pwrite,
+    .flush = held_flush,
+    .size = posix_size,
+    .truncate = posix_truncate,
+    .punch = posix_punch,
+    .allocate = posix_allocate,
+};
+
+static const struct vd_file_ops sparse_file_ops = {
+    .pread = posix_pread,
+    .pwrite = posix_pwrite,
+    .flush = held_flush,
+    .size = posix_size,
+    .truncate = posix_truncate,
+    .punch = posix_punch,
+};
+
+void
+vd_posix_file_hold(struct vd_posix_file *posix_file, bool sparse)
+{
+    posix_file->file.ops = sparse ? &sparse_file_ops : &held_file_ops;
+}
+
 /* Whether the directory part of a path leads to nothing, so that it is the
  * path that is missing and not the file. */
 static bool

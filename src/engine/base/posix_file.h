@@ -34,6 +34,11 @@ VD_MUST_CHECK
 vd_error vd_posix_file_adopt(int fd, bool writable,
                              struct vd_posix_file **out);
 
+/* For a new file that nobody sees yet, and that its maker will sync before
+ * anybody does: from now on flush does nothing.  sparse: nor is space ever
+ * allocated. */
+void vd_posix_file_hold(struct vd_posix_file *posix_file, bool sparse);
+
 void vd_posix_file_close(struct vd_posix_file *posix_file);
 
 /* What is missing of a path that was not found: ERROR_PATH_NOT_FOUND if its

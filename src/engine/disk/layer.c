@@ -12,12 +12,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/trace.h"
+#include "disk/random.h"
 
 /* What the kernel appends to the name of a file that has none any more. */
 #define DELETED_SUFFIX " (deleted)"
@@ -82,43 +82,6 @@ vd_layer_find_path(const struct vd_posix_file *file, const char *path,
 /* ---- the image ---- */
 
 static vd_error
-random_bytes(void *buffer, size_t length)
-{
-    if (getrandom(buffer, length, 0) != (ssize_t)length) {
-        return vd_error_from_errno(errno);
-    }
-    return ERROR_SUCCESS;
-}
-
-/* RFC 4122 version 4; in a GUID's memory order the version is in byte 7. */
-static vd_error
-random_guid(struct vd_guid *guid)
-{
-    vd_error error = random_bytes(guid->bytes, sizeof(guid->bytes));
-    guid->bytes[7] = (uint8_t)((guid->bytes[7] & 0x0f) | 0x40);
-    guid->bytes[8] = (uint8_t)((guid->bytes[8] & 0x3f) | 0x80);
-    return error;
-}
-
-static vd_error
-new_session(struct vd_session *session)
-{
-    vd_error error = random_guid(&session->file_write_guid);
-    if (error == ERROR_SUCCESS) {
-        error = random_guid(&session->data_write_guid);
-    }
-    if (error == ERROR_SUCCESS) {
-        error = random_guid(&session->log_guid);
-    }
-    if (error == ERROR_SUCCESS) {
-        error = random_bytes(&session->log_sequence,
-                             sizeof(session->log_sequence));
-        session->log_sequence >>= 2; /* never near the end of the numbers */
-    }
-    return error;
-}
-
-static vd_error
 open_image(struct vd_posix_file *file, uint32_t device_id, bool writable,
            struct vd_image **out)
 {
@@ -126,7 +89,7 @@ open_image(struct vd_posix_file *file, uint32_t device_id, bool writable,
     const struct vd_format *format;
     vd_error error = vd_format_find(&file->file, device_id, &format);
     if (error == ERROR_SUCCESS && writable) {
-        error = new_session(&request.session);
+        error = vd_random_session(&request.session);
     }
     return error != ERROR_SUCCESS ? error
                                   : format->open(&file->file, &request, out);

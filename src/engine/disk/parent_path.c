@@ -157,3 +157,80 @@ vd_parent_path_resolve(const struct vd_parent_path *path, char **out)
     *out = copy;
     return ERROR_SUCCESS;
 }
+
+/* ---- the other way ---- */
+
+/* How much of both is the same directory, with the slash after it. */
+static size_t
+common_directory(const char *directory, const char *parent)
+{
+    size_t common = 0;
+    size_t i = 0;
+    while (directory[i] != '\0' && directory[i] == parent[i]) {
+        i++;
+        if (directory[i - 1] == '/') {
+            common = i;
+        }
+    }
+    /* The directory may be the whole of what leads to the parent. */
+    return directory[i] == '\0' && parent[i] == '/' ? i + 1 : common;
+}
+
+static size_t
+count_components(const char *path)
+{
+    size_t count = 0;
+    for (; *path != '\0'; path++) {
+        count += path[0] != '/' && (path[1] == '/' || path[1] == '\0');
+    }
+    return count;
+}
+
+/* Up as often as asked, then down to the rest, with our slashes. */
+static vd_error
+compose(size_t ups, const char *rest, char **out)
+{
+    const char *step = ups != 0 ? "../" : "./";
+    size_t steps = ups != 0 ? ups : 1;
+    size_t step_length = strlen(step);
+    char *path = malloc(steps * step_length + strlen(rest) + 1);
+    if (path == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    for (size_t i = 0; i < steps; i++) {
+        memcpy(path + i * step_length, step, step_length);
+    }
+    memcpy(path + steps * step_length, rest, strlen(rest) + 1);
+    *out = path;
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_parent_path_between(const char *directory, const char *parent,
+                       char16_t **out)
+{
+    VD_AUTO_FREE char *path = NULL;
+    char16_t *text;
+    size_t common = common_directory(directory, parent);
+    if (strchr(parent, '\\') != NULL) {
+        vd_trace(VD_TRACE_DISK, "%s: a backslash in a name", parent);
+        return ERROR_INVALID_NAME;
+    }
+    /* Past its end: the parent is in it, or below. */
+    size_t ups =
+        common > strlen(directory) ? 0 : count_components(directory + common);
+    vd_error error = compose(ups, parent + common, &path);
+    if (error == ERROR_SUCCESS) {
+        error = vd_utf16_from_bytes(path, &text, NULL);
+    }
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    for (char16_t *at = text; *at != 0; at++) {
+        if (*at == u'/') {
+            *at = u'\\';
+        }
+    }
+    *out = text;
+    return ERROR_SUCCESS;
+}

@@ -9,6 +9,8 @@
 #ifndef VD_DISK_PARENT_PATH_H
 #define VD_DISK_PARENT_PATH_H
 
+#include <uchar.h>
+
 #include "base/error.h"
 #include "format/format.h"
 
@@ -16,5 +18,15 @@
  * ERROR_BAD_PATHNAME if nothing can be made of it. */
 VD_MUST_CHECK
 vd_error vd_parent_path_resolve(const struct vd_parent_path *path, char **out);
+
+/*
+ * What a child in a directory says where its parent is, ".\\base.vhdx" or
+ * "..\\base\\base.vhdx"; free with free().  Both paths are absolute, and
+ * resolved.  ERROR_INVALID_NAME if a name on the way cannot be said: it has a
+ * backslash, or is no text.
+ */
+VD_MUST_CHECK
+vd_error vd_parent_path_between(const char *directory, const char *parent,
+                                char16_t **out);
 
 #endif
