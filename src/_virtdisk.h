@@ -103,10 +103,10 @@ PyTypeObject *virtdisk_add_type(PyObject *module, PyType_Spec *spec);
 /* ------------------------------------------------------------------------
  * Memory of a call
  *
- * What a call is given beyond numbers comes from malloc, never from the
- * stack: with an OVERLAPPED the system may read it after the call has
- * returned, even if this thread never runs again because the interpreter is
- * being ended.
+ * What a call with an OVERLAPPED is given beyond numbers comes from malloc,
+ * never from the stack: the system may read it after the call has returned,
+ * even if this thread never runs again because the interpreter is being
+ * ended.
  */
 
 #define MEMORY_BLOCKS 6
@@ -163,6 +163,9 @@ int virtdisk_convert_text(PyObject *object, const char *name,
 /* The same, or None, which is NULL. */
 int virtdisk_convert_optional_text(PyObject *object, const char *name,
                                    struct memory *memory, PCWSTR *out);
+
+/* TypeError if the member of a version was not given. */
+int virtdisk_require(PyObject *object, const char *name, DWORD version);
 
 /* Exports the buffer of an object; its length is checked against what the
  * member for it can hold.  To be released also after a failure. */

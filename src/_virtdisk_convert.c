@@ -226,6 +226,17 @@ virtdisk_convert_optional_text(PyObject *object, const char *name,
 }
 
 int
+virtdisk_require(PyObject *object, const char *name, DWORD version)
+{
+    if (object == NULL || object == Py_None) {
+        PyErr_Format(PyExc_TypeError, "version %lu needs %s",
+                     (unsigned long)version, name);
+        return -1;
+    }
+    return 0;
+}
+
+int
 virtdisk_convert_buffer(PyObject *object, const char *name, int flags,
                         size_t limit, Py_buffer *out)
 {

@@ -42,8 +42,9 @@ from virtdisk._errors import VirtualDiskError
 ATTACH_RO, DETACH, GET_INFO, READ = 0x10000, 0x40000, 0x80000, 0xD0000
 READ_ONLY, NO_DRIVE_LETTER = 1, 2
 GUID = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff").bytes_le
+IDLE = api.Overlapped()
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, tuple[str, dict[str, object]]] = {
     "OpenVirtualDisk": (
         "path",
         {
@@ -57,6 +58,37 @@ FUNCTIONS = {
             "read_only": False,
             "resiliency_guid": None,
             "snapshot_id": None,
+        },
+    ),
+    "CreateVirtualDisk": (
+        "path",
+        {
+            "device_id": 0,
+            "vendor_id": None,
+            "access_mask": 0,
+            "security_descriptor": None,
+            "flags": 0,
+            "provider_specific_flags": 0,
+            "version": 2,
+            "unique_id": None,
+            "maximum_size": 0,
+            "block_size_in_bytes": 0,
+            "sector_size_in_bytes": 0,
+            "physical_sector_size_in_bytes": 0,
+            "parent_path": None,
+            "source_path": None,
+            "open_flags": 0,
+            "parent_device_id": 0,
+            "parent_vendor_id": None,
+            "source_device_id": 0,
+            "source_vendor_id": None,
+            "resiliency_guid": None,
+            "source_limit_path": None,
+            "backing_device_id": 0,
+            "backing_vendor_id": None,
+            "pmem_address_abstraction_type": None,
+            "data_alignment": 0,
+            "overlapped": None,
         },
     ),
     "AttachVirtualDisk": (
@@ -74,8 +106,38 @@ FUNCTIONS = {
     "DetachVirtualDisk": ("handle", {"flags": 0, "provider_specific_flags": 0}),
     "GetVirtualDiskPhysicalPath": ("handle", {}),
     "GetAllAttachedVirtualDiskPhysicalPaths": ("", {}),
+    "GetStorageDependencyInformation": ("path", {"flags": 0, "version": 2}),
     "GetVirtualDiskInformation": ("handle version", {}),
+    "GetVirtualDiskOperationProgress": ("handle overlapped", {}),
+    "CompactVirtualDisk": ("handle", {"flags": 0, "version": 1, "overlapped": None}),
+    "ExpandVirtualDisk": (
+        "handle new_size",
+        {"flags": 0, "version": 1, "overlapped": None},
+    ),
+    "ResizeVirtualDisk": (
+        "handle new_size",
+        {"flags": 0, "version": 1, "overlapped": None},
+    ),
     "AddVirtualDiskParent": ("handle path", {}),
+    "QueryChangesVirtualDisk": (
+        "handle change_tracking_id byte_offset byte_length",
+        {"flags": 0, "range_count": 1024},
+    ),
+    "TakeSnapshotVhdSet": ("handle snapshot_id", {"flags": 0, "version": 1}),
+    "DeleteSnapshotVhdSet": ("handle snapshot_id", {"flags": 0, "version": 1}),
+    "ModifyVhdSet": (
+        "handle version",
+        {
+            "flags": 0,
+            "snapshot_id": None,
+            "snapshot_file_path": None,
+            "default_file_path": None,
+        },
+    ),
+    "ApplySnapshotVhdSet": (
+        "handle snapshot_id leaf_snapshot_id",
+        {"flags": 0, "version": 1},
+    ),
     "RawSCSIVirtualDisk": (
         "handle cdb",
         {
@@ -88,13 +150,28 @@ FUNCTIONS = {
             "flags": 0,
         },
     ),
+    "ForkVirtualDisk": ("handle path overlapped", {"flags": 0, "version": 1}),
+    "CompleteForkVirtualDisk": ("handle", {}),
 }
-# What comes after the handle where more must be given.
+# What comes after the first argument where more must be given.
 REST: dict[str, tuple[object, ...]] = {
     "GetVirtualDiskInformation": (1,),
+    "GetVirtualDiskOperationProgress": (IDLE,),
+    "ExpandVirtualDisk": (1 << 30,),
+    "ResizeVirtualDisk": (1 << 30,),
     "AddVirtualDiskParent": ("parent",),
+    "QueryChangesVirtualDisk": ("id", 0, 1),
+    "TakeSnapshotVhdSet": (GUID,),
+    "DeleteSnapshotVhdSet": (GUID,),
+    "ModifyVhdSet": (2,),
+    "ApplySnapshotVhdSet": (GUID, GUID),
     "RawSCSIVirtualDisk": (bytes(6),),
+    "ForkVirtualDisk": ("fork", IDLE),
 }
+
+
+# The keywords without which these arguments make no sense.
+NEEDED: dict[str, dict[str, object]] = {"ModifyVhdSet": {"snapshot_id": GUID}}
 
 
 @pytest.fixture
@@ -109,7 +186,7 @@ def handle(image: str) -> Iterator[api.Handle]:
 
 
 def call(name: str, *positional: object, **keywords: object) -> Any:
-    return getattr(api, name)(*positional, **keywords)
+    return getattr(api, name)(*positional, **{**NEEDED.get(name, {}), **keywords})
 
 
 # Shape.
@@ -222,7 +299,8 @@ INTEGER_CASES = [
 
 
 def subject(name: str, handle: api.Handle) -> object:
-    return handle.path if name == "OpenVirtualDisk" else handle
+    by_path = FUNCTIONS[name][0].startswith("path")
+    return f"{handle.path}.none" if by_path else handle
 
 
 def subjects(name: str, handle: api.Handle) -> tuple[object, ...]:

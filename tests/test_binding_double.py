@@ -50,7 +50,28 @@ pytestmark = pytest.mark.skipif(not LINUX, reason="the double is for Linux")
     ADD_PARENT,
     RAW_SCSI,
     DESCRIPTOR,
-) = range(15)
+    CREATE,
+    COMPACT,
+    MERGE,
+    EXPAND,
+    RESIZE,
+    MIRROR,
+    BREAK_MIRROR,
+    SET_INFORMATION,
+    ENUMERATE_METADATA,
+    GET_METADATA,
+    SET_METADATA,
+    DELETE_METADATA,
+    CREATE_FILE,
+    DEPENDENCY,
+    QUERY_CHANGES,
+    TAKE_SNAPSHOT,
+    DELETE_SNAPSHOT,
+    MODIFY_SET,
+    APPLY_SNAPSHOT,
+    FORK,
+    COMPLETE_FORK,
+) = range(36)
 NO_FUNCTION = -1
 SUCCESS, INSUFFICIENT_BUFFER, PENDING, NOT_FOUND = 0, 122, 997, 1168
 GUID_A = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff").bytes_le
@@ -79,6 +100,8 @@ class Recorded(ctypes.Structure):
         ("detach_provider_flags", ctypes.c_uint32),
         ("descriptors_freed", ctypes.c_uint32),
         ("largest_query", ctypes.c_uint32),
+        ("dependency_flags", ctypes.c_uint32),
+        ("dependency_version", ctypes.c_uint32),
         ("parent_path", ctypes.c_uint16 * 64),
         ("scsi_version", ctypes.c_uint32),
         ("rsvd_handle", ctypes.c_uint32),
@@ -91,6 +114,33 @@ class Recorded(ctypes.Structure):
         ("cdb", ctypes.c_uint8 * 255),
         ("data", ctypes.c_uint8 * 64),
     )
+
+
+class Given(ctypes.Structure):
+    """struct given of double.c."""
+
+    _fields_ = (
+        ("numbers", ctypes.c_uint64 * 2),
+        ("flags", ctypes.c_uint32),
+        ("provider_specific_flags", ctypes.c_uint32),
+        ("access_mask", ctypes.c_uint32),
+        ("overlapped", ctypes.c_uint32),
+        ("parameters_size", ctypes.c_uint32),
+        ("has_descriptor", ctypes.c_uint32),
+        ("texts_count", ctypes.c_uint32),
+        ("storage_type", ctypes.c_uint8 * 20),
+        ("parameters", ctypes.c_uint8 * 184),
+        ("guid", ctypes.c_uint8 * 16),
+        ("descriptor", ctypes.c_uint8 * 128),
+        ("texts", (ctypes.c_uint16 * 64) * 5),
+    )
+
+    def text(self) -> list[str]:
+        """The texts, in the order of their numbers."""
+        found = (bytes(self.texts[n]) for n in range(self.texts_count))
+        return [
+            raw.decode("utf-16-le", "surrogatepass").partition("\0")[0] for raw in found
+        ]
 
 
 class ScsiAnswer(ctypes.Structure):
@@ -118,6 +168,7 @@ class Double:
         self.api: Any = api
         self.library = ctypes.CDLL(api.__file__)
         self.recorded = Recorded.in_dll(self.library, "double_recorded")
+        self.given = Given.in_dll(self.library, "double_given")
         self.scsi = ScsiAnswer.in_dll(self.library, "double_scsi")
         self.progress = ProgressAnswer.in_dll(self.library, "double_progress")
 

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +41,27 @@ enum function {
     ADD_PARENT,
     RAW_SCSI,
     DESCRIPTOR,
+    CREATE,
+    COMPACT,
+    MERGE,
+    EXPAND,
+    RESIZE,
+    MIRROR,
+    BREAK_MIRROR,
+    SET_INFORMATION,
+    ENUMERATE_METADATA,
+    GET_METADATA,
+    SET_METADATA,
+    DELETE_METADATA,
+    CREATE_FILE,
+    DEPENDENCY,
+    QUERY_CHANGES,
+    TAKE_SNAPSHOT,
+    DELETE_SNAPSHOT,
+    MODIFY_SET,
+    APPLY_SNAPSHOT,
+    FORK,
+    COMPLETE_FORK,
     FUNCTIONS,
 };
 
@@ -50,6 +72,8 @@ enum {
     DESCRIPTOR_BYTES = 128,
     CDB_BYTES = 255,
     DATA_BYTES = 64,
+    PARAMETER_BYTES = 184,
+    TEXTS = 5,
 };
 
 /* What the last calls were given; mirrored in test_binding_double.py. */
@@ -71,6 +95,8 @@ struct recorded {
     uint32_t detach_provider_flags;
     uint32_t descriptors_freed;
     uint32_t largest_query;
+    uint32_t dependency_flags;
+    uint32_t dependency_version;
     uint16_t parent_path[PATH_UNITS];
     uint32_t scsi_version;
     uint32_t rsvd_handle;
@@ -85,6 +111,27 @@ struct recorded {
 };
 
 EXPORT struct recorded double_recorded;
+
+/* What the last call that changes something was given; mirrored likewise.  A
+ * pointer to text in the parameters is replaced by the number, from 1, of the
+ * text; NULL stays. */
+struct given {
+    uint64_t numbers[2];
+    uint32_t flags;
+    uint32_t provider_specific_flags;
+    uint32_t access_mask;
+    uint32_t overlapped;
+    uint32_t parameters_size; /* 0: NULL */
+    uint32_t has_descriptor;
+    uint32_t texts_count;
+    uint8_t storage_type[20];
+    uint8_t parameters[PARAMETER_BYTES];
+    uint8_t guid[16];
+    uint8_t descriptor[DESCRIPTOR_BYTES];
+    uint16_t texts[TEXTS][PATH_UNITS];
+};
+
+EXPORT struct given double_given;
 
 /* What RawSCSIVirtualDisk answers; data that it gives is the output. */
 struct scsi_answer {
@@ -122,6 +169,7 @@ static uint32_t inside;        /* how many are held now */
 static uint8_t *output;
 static uint32_t output_size;
 static uint32_t output_growth; /* added at every refusal of a buffer */
+static uint32_t too_small;     /* the code of these refusals */
 static bool cancellable = true;
 static OVERLAPPED *pending;
 static uint32_t disks_open;
@@ -135,6 +183,7 @@ double_reset(void)
     memset(answers, 0, sizeof(answers));
     memset(calls, 0, sizeof(calls));
     memset(&double_recorded, 0, sizeof(double_recorded));
+    memset(&double_given, 0, sizeof(double_given));
     memset(&double_scsi, 0, sizeof(double_scsi));
     double_progress = (struct progress_answer){3, 0x100000007};
     held = NO_FUNCTION;
@@ -142,6 +191,7 @@ double_reset(void)
     output = NULL;
     output_size = 0;
     output_growth = 0;
+    too_small = ERROR_INSUFFICIENT_BUFFER;
     cancellable = true;
     pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);
@@ -195,6 +245,14 @@ double_output(const void *data, uint32_t size, uint32_t growth)
     memcpy(output, data, size);
     output_size = size;
     output_growth = growth;
+    pthread_mutex_unlock(&lock);
+}
+
+EXPORT void
+double_too_small(uint32_t code)
+{
+    pthread_mutex_lock(&lock);
+    too_small = code;
     pthread_mutex_unlock(&lock);
 }
 
@@ -336,6 +394,16 @@ record_text(uint16_t *out, PCWSTR text)
     }
 }
 
+static void
+pend_locked(OVERLAPPED *overlapped, DWORD code)
+{
+    if (overlapped != NULL && code == ERROR_IO_PENDING) {
+        overlapped->Internal = STATUS_PENDING;
+        change_event_locked(overlapped->hEvent, false);
+        pending = overlapped;
+    }
+}
+
 DWORD WINAPI
 OpenVirtualDisk(PVIRTUAL_STORAGE_TYPE type, PCWSTR path,
                 VIRTUAL_DISK_ACCESS_MASK mask, OPEN_VIRTUAL_DISK_FLAG flags,
@@ -395,11 +463,7 @@ AttachVirtualDisk(HANDLE handle, PSECURITY_DESCRIPTOR descriptor,
         memcpy(out->descriptor, descriptor, descriptor_size(descriptor));
     }
     DWORD code = enter_locked(ATTACH);
-    if (overlapped != NULL && code == ERROR_IO_PENDING) {
-        overlapped->Internal = STATUS_PENDING;
-        change_event_locked(overlapped->hEvent, false);
-        pending = overlapped;
-    }
+    pend_locked(overlapped, code);
     pthread_mutex_unlock(&lock);
     return code;
 }
@@ -428,7 +492,7 @@ query(enum function function, ULONG *size, void *buffer, size_t offset)
         double_recorded.largest_query = *size;
     }
     if (code == ERROR_SUCCESS && *size < needed) {
-        code = ERROR_INSUFFICIENT_BUFFER;
+        code = too_small;
         output_size += output_growth;
         output = realloc(output, output_size);
         if (output == NULL) {
@@ -476,6 +540,376 @@ AddVirtualDiskParent(HANDLE handle, PCWSTR path)
     DWORD code = enter_locked(ADD_PARENT);
     pthread_mutex_unlock(&lock);
     return code;
+}
+
+/* Begins the record of a call.  The lock is held from here to answer(). */
+static struct given *
+given_locked(uint32_t flags, const void *parameters, size_t size)
+{
+    struct given *out = &double_given;
+    pthread_mutex_lock(&lock);
+    memset(out, 0, sizeof(*out));
+    out->flags = flags;
+    if (parameters != NULL) {
+        out->parameters_size = (uint32_t)size;
+        memcpy(out->parameters, parameters, size);
+    }
+    return out;
+}
+
+static void
+give_text(struct given *out, PCWSTR text)
+{
+    record_text(out->texts[out->texts_count], text);
+    out->texts_count++;
+}
+
+/* Replaces the pointer at an offset into the parameters by its number. */
+static void
+give_member(struct given *out, size_t offset)
+{
+    PCWSTR text;
+    memcpy(&text, out->parameters + offset, sizeof(text));
+    if (text != NULL) {
+        give_text(out, text);
+        uintptr_t number = out->texts_count;
+        memcpy(out->parameters + offset, &number, sizeof(number));
+    }
+}
+
+/* The end of a call whose record was begun. */
+static DWORD
+answer(enum function function, struct given *out, OVERLAPPED *overlapped)
+{
+    out->overlapped = overlapped != NULL;
+    DWORD code = enter_locked(function);
+    pend_locked(overlapped, code);
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+static void
+give_create_texts(struct given *out,
+                  const CREATE_VIRTUAL_DISK_PARAMETERS *parameters)
+{
+    typedef CREATE_VIRTUAL_DISK_PARAMETERS type;
+    if (parameters->Version == CREATE_VIRTUAL_DISK_VERSION_1) {
+        give_member(out, offsetof(type, Version1.ParentPath));
+        give_member(out, offsetof(type, Version1.SourcePath));
+        return;
+    }
+    give_member(out, offsetof(type, Version2.ParentPath));
+    give_member(out, offsetof(type, Version2.SourcePath));
+    if (parameters->Version >= CREATE_VIRTUAL_DISK_VERSION_3) {
+        give_member(out, offsetof(type, Version3.SourceLimitPath));
+    }
+}
+
+DWORD WINAPI
+CreateVirtualDisk(PVIRTUAL_STORAGE_TYPE type, PCWSTR path,
+                  VIRTUAL_DISK_ACCESS_MASK mask,
+                  PSECURITY_DESCRIPTOR descriptor,
+                  CREATE_VIRTUAL_DISK_FLAG flags, ULONG provider,
+                  PCREATE_VIRTUAL_DISK_PARAMETERS parameters,
+                  LPOVERLAPPED overlapped, PHANDLE handle)
+{
+    struct given *out =
+        given_locked((uint32_t)flags, parameters, sizeof(*parameters));
+    memcpy(out->storage_type, type, sizeof(*type));
+    out->access_mask = (uint32_t)mask;
+    out->provider_specific_flags = provider;
+    out->has_descriptor = descriptor != NULL;
+    if (descriptor != NULL) {
+        memcpy(out->descriptor, descriptor, descriptor_size(descriptor));
+    }
+    give_text(out, path);
+    give_create_texts(out, parameters);
+    out->overlapped = overlapped != NULL;
+    DWORD code = enter_locked(CREATE);
+    pend_locked(overlapped, code);
+    if (code == ERROR_SUCCESS ||
+        (overlapped != NULL && code == ERROR_IO_PENDING)) {
+        *handle = new_object_locked(false);
+    }
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+DWORD WINAPI
+CompactVirtualDisk(HANDLE handle, COMPACT_VIRTUAL_DISK_FLAG flags,
+                   PCOMPACT_VIRTUAL_DISK_PARAMETERS parameters,
+                   LPOVERLAPPED overlapped)
+{
+    (void)handle;
+    return answer(
+        COMPACT,
+        given_locked((uint32_t)flags, parameters, sizeof(*parameters)),
+        overlapped);
+}
+
+DWORD WINAPI
+MergeVirtualDisk(HANDLE handle, MERGE_VIRTUAL_DISK_FLAG flags,
+                 PMERGE_VIRTUAL_DISK_PARAMETERS parameters,
+                 LPOVERLAPPED overlapped)
+{
+    (void)handle;
+    return answer(
+        MERGE, given_locked((uint32_t)flags, parameters, sizeof(*parameters)),
+        overlapped);
+}
+
+DWORD WINAPI
+ExpandVirtualDisk(HANDLE handle, EXPAND_VIRTUAL_DISK_FLAG flags,
+                  PEXPAND_VIRTUAL_DISK_PARAMETERS parameters,
+                  LPOVERLAPPED overlapped)
+{
+    (void)handle;
+    return answer(
+        EXPAND, given_locked((uint32_t)flags, parameters, sizeof(*parameters)),
+        overlapped);
+}
+
+DWORD WINAPI
+ResizeVirtualDisk(HANDLE handle, RESIZE_VIRTUAL_DISK_FLAG flags,
+                  PRESIZE_VIRTUAL_DISK_PARAMETERS parameters,
+                  LPOVERLAPPED overlapped)
+{
+    (void)handle;
+    return answer(
+        RESIZE, given_locked((uint32_t)flags, parameters, sizeof(*parameters)),
+        overlapped);
+}
+
+DWORD WINAPI
+MirrorVirtualDisk(HANDLE handle, MIRROR_VIRTUAL_DISK_FLAG flags,
+                  PMIRROR_VIRTUAL_DISK_PARAMETERS parameters,
+                  LPOVERLAPPED overlapped)
+{
+    (void)handle;
+    struct given *out =
+        given_locked((uint32_t)flags, parameters, sizeof(*parameters));
+    give_member(out, offsetof(MIRROR_VIRTUAL_DISK_PARAMETERS,
+                              Version1.MirrorVirtualDiskPath));
+    return answer(MIRROR, out, overlapped);
+}
+
+DWORD WINAPI
+BreakMirrorVirtualDisk(HANDLE handle)
+{
+    (void)handle;
+    return enter(BREAK_MIRROR);
+}
+
+DWORD WINAPI
+ForkVirtualDisk(HANDLE handle, FORK_VIRTUAL_DISK_FLAG flags,
+                const FORK_VIRTUAL_DISK_PARAMETERS *parameters,
+                LPOVERLAPPED overlapped)
+{
+    (void)handle;
+    struct given *out =
+        given_locked((uint32_t)flags, parameters, sizeof(*parameters));
+    give_member(out, offsetof(FORK_VIRTUAL_DISK_PARAMETERS,
+                              Version1.ForkedVirtualDiskPath));
+    return answer(FORK, out, overlapped);
+}
+
+DWORD WINAPI
+CompleteForkVirtualDisk(HANDLE handle)
+{
+    (void)handle;
+    return enter(COMPLETE_FORK);
+}
+
+DWORD WINAPI
+SetVirtualDiskInformation(HANDLE handle, PSET_VIRTUAL_DISK_INFO info)
+{
+    (void)handle;
+    struct given *out = given_locked(0, info, sizeof(*info));
+    if (info->Version == SET_VIRTUAL_DISK_INFO_PARENT_PATH) {
+        give_member(out, offsetof(SET_VIRTUAL_DISK_INFO, ParentFilePath));
+    }
+    else if (info->Version == SET_VIRTUAL_DISK_INFO_PARENT_PATH_WITH_DEPTH) {
+        give_member(out, offsetof(SET_VIRTUAL_DISK_INFO,
+                                  ParentPathWithDepthInfo.ParentFilePath));
+    }
+    else if (info->Version == SET_VIRTUAL_DISK_INFO_PARENT_LOCATOR) {
+        give_member(out, offsetof(SET_VIRTUAL_DISK_INFO,
+                                  ParentLocator.ParentFilePath));
+    }
+    return answer(SET_INFORMATION, out, NULL);
+}
+
+/* The output is the items. */
+DWORD WINAPI
+EnumerateVirtualDiskMetadata(HANDLE handle, PULONG count, GUID *items)
+{
+    (void)handle;
+    ULONG size = *count * (ULONG)sizeof(GUID);
+    DWORD code = query(ENUMERATE_METADATA, &size, items, 0);
+    *count = size / (ULONG)sizeof(GUID);
+    return code;
+}
+
+DWORD WINAPI
+GetVirtualDiskMetadata(HANDLE handle, const GUID *item, PULONG size,
+                       PVOID content)
+{
+    (void)handle;
+    struct given *out = given_locked(0, NULL, 0);
+    memcpy(out->guid, item, sizeof(*item));
+    pthread_mutex_unlock(&lock);
+    return query(GET_METADATA, size, content, 0);
+}
+
+/* The content is recorded as the parameters are. */
+DWORD WINAPI
+SetVirtualDiskMetadata(HANDLE handle, const GUID *item, ULONG size,
+                       const void *content)
+{
+    (void)handle;
+    size_t kept = size < PARAMETER_BYTES ? size : PARAMETER_BYTES;
+    struct given *out = given_locked(0, content, kept);
+    memcpy(out->guid, item, sizeof(*item));
+    out->numbers[0] = size;
+    return answer(SET_METADATA, out, NULL);
+}
+
+DWORD WINAPI
+DeleteVirtualDiskMetadata(HANDLE handle, const GUID *item)
+{
+    (void)handle;
+    struct given *out = given_locked(0, NULL, 0);
+    memcpy(out->guid, item, sizeof(*item));
+    return answer(DELETE_METADATA, out, NULL);
+}
+
+HANDLE WINAPI
+CreateFileW(LPCWSTR path, DWORD access, DWORD share,
+            LPSECURITY_ATTRIBUTES attributes, DWORD disposition,
+            DWORD flags_and_attributes, HANDLE template)
+{
+    struct given *out = given_locked(flags_and_attributes, NULL, 0);
+    out->access_mask = access;
+    out->numbers[0] = share;
+    out->numbers[1] = disposition;
+    out->has_descriptor = attributes != NULL || template != NULL;
+    give_text(out, path);
+    DWORD code = enter_locked(CREATE_FILE);
+    HANDLE handle =
+        as_bool(code) ? new_object_locked(false) : INVALID_HANDLE_VALUE;
+    pthread_mutex_unlock(&lock);
+    return handle;
+}
+
+/* Texts in entries of version 2 are offsets into the output, made pointers
+ * here; greater numbers stay what they are. */
+static void
+relocate(STORAGE_DEPENDENCY_INFO *info)
+{
+    for (ULONG i = 0; i < info->NumberEntries && i < 8; i++) {
+        PWSTR *texts = &info->Version2Entries[i].DependencyDeviceName;
+        for (size_t k = 0; k < 4; k++) {
+            uintptr_t offset = (uintptr_t)texts[k];
+            if (offset != 0 && offset < 1u << 20) {
+                texts[k] = (PWSTR)(void *)((char *)info + offset);
+            }
+        }
+    }
+}
+
+/* The output is what follows the version. */
+DWORD WINAPI
+GetStorageDependencyInformation(HANDLE handle,
+                                GET_STORAGE_DEPENDENCY_FLAG flags, ULONG size,
+                                PSTORAGE_DEPENDENCY_INFO info, PULONG used)
+{
+    (void)handle;
+    uint32_t version = (uint32_t)info->Version;
+    pthread_mutex_lock(&lock);
+    double_recorded.dependency_flags = (uint32_t)flags;
+    double_recorded.dependency_version = version;
+    pthread_mutex_unlock(&lock);
+    ULONG moved = size;
+    DWORD code = query(DEPENDENCY, &moved, info, sizeof(version));
+    *used = moved;
+    if (code == ERROR_SUCCESS && version == 2) {
+        relocate(info);
+    }
+    return code;
+}
+
+/* The output is the ranges, more of them than fit included in the count. */
+DWORD WINAPI
+QueryChangesVirtualDisk(HANDLE handle, PCWSTR identifier, ULONG64 offset,
+                        ULONG64 length, QUERY_CHANGES_VIRTUAL_DISK_FLAG flags,
+                        PQUERY_CHANGES_VIRTUAL_DISK_RANGE ranges, PULONG count,
+                        PULONG64 processed)
+{
+    (void)handle;
+    struct given *out = given_locked((uint32_t)flags, NULL, 0);
+    out->numbers[0] = offset;
+    out->numbers[1] = length;
+    out->parameters_size = *count;
+    give_text(out, identifier);
+    DWORD code = enter_locked(QUERY_CHANGES);
+    uint32_t room = *count * (uint32_t)sizeof(*ranges);
+    if (code == ERROR_SUCCESS && output_size > 0) {
+        memcpy(ranges, output, output_size < room ? output_size : room);
+    }
+    *count = output_size / (uint32_t)sizeof(*ranges);
+    *processed = double_progress.current;
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+DWORD WINAPI
+TakeSnapshotVhdSet(HANDLE handle,
+                   const PTAKE_SNAPSHOT_VHDSET_PARAMETERS parameters,
+                   TAKE_SNAPSHOT_VHDSET_FLAG flags)
+{
+    (void)handle;
+    return answer(
+        TAKE_SNAPSHOT,
+        given_locked((uint32_t)flags, parameters, sizeof(*parameters)), NULL);
+}
+
+DWORD WINAPI
+DeleteSnapshotVhdSet(HANDLE handle,
+                     const PDELETE_SNAPSHOT_VHDSET_PARAMETERS parameters,
+                     DELETE_SNAPSHOT_VHDSET_FLAG flags)
+{
+    (void)handle;
+    return answer(
+        DELETE_SNAPSHOT,
+        given_locked((uint32_t)flags, parameters, sizeof(*parameters)), NULL);
+}
+
+DWORD WINAPI
+ModifyVhdSet(HANDLE handle, const PMODIFY_VHDSET_PARAMETERS parameters,
+             MODIFY_VHDSET_FLAG flags)
+{
+    (void)handle;
+    struct given *out =
+        given_locked((uint32_t)flags, parameters, sizeof(*parameters));
+    if (parameters->Version == MODIFY_VHDSET_SNAPSHOT_PATH) {
+        give_member(out, offsetof(MODIFY_VHDSET_PARAMETERS,
+                                  SnapshotPath.SnapshotFilePath));
+    }
+    else if (parameters->Version == MODIFY_VHDSET_DEFAULT_SNAPSHOT_PATH) {
+        give_member(out, offsetof(MODIFY_VHDSET_PARAMETERS, DefaultFilePath));
+    }
+    return answer(MODIFY_SET, out, NULL);
+}
+
+DWORD WINAPI
+ApplySnapshotVhdSet(HANDLE handle,
+                    const PAPPLY_SNAPSHOT_VHDSET_PARAMETERS parameters,
+                    APPLY_SNAPSHOT_VHDSET_FLAG flags)
+{
+    (void)handle;
+    return answer(
+        APPLY_SNAPSHOT,
+        given_locked((uint32_t)flags, parameters, sizeof(*parameters)), NULL);
 }
 
 static void
