@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from virtdisk._convert import convert
 from virtdisk._create import create
 from virtdisk._disk import (
     AttachedImage,
@@ -96,6 +97,7 @@ __all__ = [
     "__version__",
     "attach",
     "attached",
+    "convert",
     "create",
     "detach",
     "error_from_code",

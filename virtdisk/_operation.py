@@ -10,7 +10,7 @@ Source: OVERLAPPED, CancelIoEx, GetVirtualDiskOperationProgress.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from virtdisk import _virtdisk
 from virtdisk._errors import VirtualDiskError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     ProgressFunction = Callable[[int, int], object]
 
-__all__ = ["Call", "Progress", "check_progress", "intervals", "run"]
+__all__ = ["Call", "Pending", "Progress", "check_progress", "intervals", "run"]
 
 _SHARING_VIOLATION: Final = 32
 _FIRST_INTERVAL: Final = 0.001
@@ -51,6 +51,26 @@ class Progress(NamedTuple):
         return min(self.current / self.completion, 1.0) if self.completion else 0.0
 
 
+class Pending(Protocol):
+    """What is under way: an Overlapped, or what behaves like one."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is not over yet."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits, at most so many seconds; whether it is over."""
+
+    def result(self) -> None:
+        """Raises what it has failed with."""
+
+    def progress(self) -> tuple[int, int, int]:
+        """Its status, what is done, and what there is to do."""
+
+    def cancel(self) -> None:
+        """Asks it to stop."""
+
+
 class Call(Generic[T_co]):
     """One call with an OVERLAPPED, and what follows from its outcome.
 
@@ -64,6 +84,21 @@ class Call(Generic[T_co]):
 
     def __init__(self, path: str) -> None:
         self.path = path
+
+    def begin(self) -> Pending:
+        """Begins what is to be done.
+
+        Returns:
+            What is pending, or over already.
+
+        Raises:
+            VirtualDiskError: It did not begin.
+
+        Source: OVERLAPPED.
+        """
+        overlapped = _virtdisk.Overlapped()
+        self.start(overlapped)
+        return overlapped
 
     def start(self, overlapped: _virtdisk.Overlapped) -> None:
         """Makes the call.
@@ -147,34 +182,34 @@ def intervals() -> Iterator[float]:
         seconds = min(seconds * 2, _LAST_INTERVAL)
 
 
-def _stop(overlapped: _virtdisk.Overlapped) -> None:
+def _stop(operation: Pending) -> None:
     """Cancels what is pending and returns when it is over."""
-    if overlapped.pending:
-        overlapped.cancel()
-        overlapped.wait()
+    if operation.pending:
+        operation.cancel()
+        operation.wait()
 
 
 def _watch(
     call: Call[object],
-    overlapped: _virtdisk.Overlapped,
+    operation: Pending,
     progress: ProgressFunction | None,
 ) -> None:
     """Waits until a call is over, reports its progress, ends an endless one."""
     told = (0, 0)
     ended = not call.endless
     for interval in intervals():
-        _, current, completion = overlapped.progress()
+        _, current, completion = operation.progress()
         if progress is not None and completion and (current, completion) != told:
             told = (current, completion)
             progress(current, completion)
-        if not ended and overlapped.pending and current >= completion > 0:
+        if not ended and operation.pending and current >= completion > 0:
             call.end()
             ended = True
-        if overlapped.wait(interval):
+        if operation.wait(interval):
             break
-    overlapped.result()
+    operation.result()
     if progress is not None and (told[1] == 0 or told[0] != told[1]):
-        whole = overlapped.progress()[2] or told[1] or 1
+        whole = operation.progress()[2] or told[1] or 1
         progress(whole, whole)
 
 
@@ -197,16 +232,17 @@ def run(call: Call[T_co], progress: ProgressFunction | None = None) -> T_co:
 
     Source: GetOverlappedResult, CancelIoEx.
     """
-    overlapped = _virtdisk.Overlapped()
+    operation: Pending | None = None
     try:
-        call.start(overlapped)
+        operation = call.begin()
         if progress is None and not call.endless:
-            overlapped.wait()
-            overlapped.result()
+            operation.wait()
+            operation.result()
         else:
-            _watch(call, overlapped, progress)
+            _watch(call, operation, progress)
     except BaseException as error:
-        _stop(overlapped)
+        if operation is not None:
+            _stop(operation)
         call.fail(error)
         raise
     return call.finish()

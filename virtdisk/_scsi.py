@@ -4,7 +4,7 @@ Such a disk has no device; RawSCSIVirtualDisk reads and writes it.  The same
 commands work on Windows and on Linux.
 
 Source: RawSCSIVirtualDisk; SBC-3 (READ CAPACITY 16, READ 16, WRITE 16,
-SYNCHRONIZE CACHE 16), SPC-4 (MODE SENSE 6, sense data).
+GET LBA STATUS, SYNCHRONIZE CACHE 16), SPC-4 (MODE SENSE 6, sense data).
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "is_write_protected",
+    "lba_status",
     "read",
     "read_capacity",
+    "read_into",
     "synchronize",
     "write",
 ]
@@ -33,11 +35,18 @@ _READ: Final = 0x88
 _WRITE: Final = 0x8A
 _SYNCHRONIZE_CACHE: Final = 0x91
 _READ_CAPACITY: Final = bytes.fromhex("9e10 0000 0000 0000 0000 0000 0020 0000")
+_SERVICE_ACTION_IN: Final = 0x9E
+_GET_LBA_STATUS: Final = 0x12
+_STATUS_COMMAND: Final = struct.Struct(">BBQIBB")
+_STATUS_DESCRIPTOR: Final = struct.Struct(">QIB3x")
+_STATUS_LENGTH: Final = 8 + 256 * 16
 _MODE_SENSE: Final = bytes.fromhex("1a00 3f00 c000")
 _WRITE_PROTECTED: Final = 0x80  # in byte 2 of the answer to MODE SENSE
 
 # Sense key, additional code and qualifier, where there is an errno for it.
 _ERRNO: Final[dict[tuple[int, int, int], int]] = {
+    (0x5, 0x20, 0x00): errno.EOPNOTSUPP,
+    (0x5, 0x24, 0x00): errno.EOPNOTSUPP,
     (0x7, 0x27, 0x00): errno.EROFS,
     (0x7, 0x27, 0x07): errno.ENOSPC,
 }
@@ -131,13 +140,70 @@ def read(
     Source: READ (16), SBC-3 5.10.
     """
     data = bytearray(length)
+    read_into(handle, start, memoryview(data), sector_size=sector_size)
+    return data
+
+
+def read_into(
+    handle: _virtdisk.Handle, start: int, data: memoryview, *, sector_size: int
+) -> None:
+    """Reads whole sectors into memory.
+
+    Args:
+        handle: As for ``read_capacity``.
+        start: In bytes, on a sector.
+        data: Room for whole sectors, at least one; all of it is filled.
+        sector_size: In bytes.
+
+    Raises:
+        OSError: The command failed.
+        VirtualDiskError: winerror 21 if the disk is not attached.
+
+    Source: READ (16), SBC-3 5.10.
+    """
+    length = len(data)
     cdb = _BLOCK_COMMAND.pack(
         _READ, 0, start // sector_size, length // sector_size, 0, 0
     )
     done = _execute(handle, cdb, data_in=data)
     if done != length:
         raise OSError(errno.EIO, f"SCSI READ moved {done} of {length} bytes")
-    return data
+
+
+def lba_status(
+    handle: _virtdisk.Handle, start: int, *, sector_size: int
+) -> list[tuple[int, int, bool]]:
+    """Asks which parts of the disk have space, from a byte on.
+
+    Args:
+        handle: As for ``read_capacity``.
+        start: In bytes, on a sector.
+        sector_size: In bytes.
+
+    Returns:
+        Offset and length in bytes, and whether there may be data, in the
+        order of the disk and not necessarily to its end.  What has none reads
+        as zeros.
+
+    Raises:
+        OSError: The command failed; EOPNOTSUPP if the disk does not know it.
+        VirtualDiskError: winerror 21 if the disk is not attached.
+
+    Source: GET LBA STATUS (16), SBC-3 5.4.
+    """
+    answer = bytearray(_STATUS_LENGTH)
+    cdb = _STATUS_COMMAND.pack(
+        _SERVICE_ACTION_IN, _GET_LBA_STATUS, start // sector_size, len(answer), 0, 0
+    )
+    _execute(handle, cdb, data_in=answer)
+    (length,) = struct.unpack_from(">I", answer)
+    end = min(length + 4, len(answer))
+    return [
+        (first * sector_size, count * sector_size, not status & 0xF)
+        for first, count, status in _STATUS_DESCRIPTOR.iter_unpack(
+            answer[8 : end - (end - 8) % 16]
+        )
+    ]
 
 
 def write(

@@ -1,0 +1,349 @@
+"""Converting between raw, VHD and VHDX.
+
+Into a VHD or VHDX the system itself copies (CreateVirtualDisk with a source).
+A raw file, which virtdisk.h does not know, is written here, and read here
+where the system does not take it for a source.
+
+Source: CreateVirtualDisk, SourcePath; AttachVirtualDisk, NO_LOCAL_HOST;
+RawSCSIVirtualDisk; open(2), O_TMPFILE.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from virtdisk import _copy, _scsi
+from virtdisk._arguments import WINDOWS, absolute_path
+from virtdisk._create import create_call
+from virtdisk._disk import VirtualDisk
+from virtdisk._disk import open as open_image
+from virtdisk._flags import AttachFlag, CreateFlag, ProviderSubtype, StorageType
+from virtdisk._operation import Call, Pending, check_progress, run
+from virtdisk._storage import detect_storage_type
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterator
+
+    from virtdisk._operation import ProgressFunction
+
+    StrPath = str | os.PathLike[str]
+    TargetType = Literal["raw", "fixed", "dynamic"] | ProviderSubtype
+
+__all__ = ["convert", "convert_call"]
+
+_RAW_SUFFIXES: Final = frozenset({".img", ".raw"})
+_SECTOR: Final = 512
+_BINARY: Final = (
+    getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_NOINHERIT", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+)
+# What an open() with O_TMPFILE answers where there is no such thing.
+_NO_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
+
+
+def _has_raw_name(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in _RAW_SUFFIXES
+
+
+def _is_device(path: str) -> bool:
+    r"""Whether a path names a disk of the system (``\\.\…``, a block device)."""
+    if WINDOWS:
+        return path.startswith("\\\\.\\")
+    try:
+        return stat.S_ISBLK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _is_raw(path: str, source_type: str | None) -> bool:
+    """Whether a source is no image, but the content of a disk itself."""
+    if source_type == "raw":
+        return True
+    if detect_storage_type(path) is not StorageType.UNKNOWN:
+        return False
+    return _is_device(path) or _has_raw_name(path)
+
+
+def _is_raw_source(path: str) -> bool:
+    """Whether the system takes it for a raw source."""
+    return _is_device(path) or (not WINDOWS and _is_raw(path, None))
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[int]:
+    """A descriptor of a raw source."""
+    descriptor = os.open(path, os.O_RDONLY | _BINARY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _private(disk: VirtualDisk) -> Iterator[_copy.ScsiMedium]:
+    """A disk attached to this process alone."""
+    disk.attach(flags=AttachFlag.NO_LOCAL_HOST)
+    try:
+        yield _copy.ScsiMedium(disk._handle)
+    finally:
+        disk.detach()
+
+
+@contextlib.contextmanager
+def _source_medium(path: str, *, raw: bool) -> Iterator[_copy.Medium]:
+    """What to read."""
+    if raw or detect_storage_type(path) is StorageType.ISO:
+        with _reading(path) as descriptor:
+            yield _copy.FileMedium(descriptor)
+        return
+    with open_image(path, read_only=True) as disk, _private(disk) as medium:
+        yield medium
+
+
+if sys.platform == "win32":
+
+    def _sync_folder(_path: str) -> None:
+        """Nothing: Windows cares for names itself."""
+
+    def _open_unnamed(_path: str) -> int | None:
+        """None: there is no such thing."""
+        return None
+
+else:
+
+    def _sync_folder(path: str) -> None:
+        """Makes a file's name durable."""
+        with _reading(os.path.dirname(path)) as descriptor:
+            os.fsync(descriptor)
+
+    def _open_unnamed(path: str) -> int | None:
+        """A file without a name where a path leads; None: there is no such thing."""
+        flags = os.O_TMPFILE | os.O_RDWR | _BINARY
+        try:
+            return os.open(os.path.dirname(path), flags, 0o666)
+        except OSError as error:
+            if error.errno not in _NO_UNNAMED:
+                raise
+            return None
+
+
+@contextlib.contextmanager
+def _new_file(path: str) -> Iterator[int]:
+    """A new file, which has its name only when it is complete.
+
+    Where the file system has no files without a name it is removed again
+    after a failure.
+    """
+    descriptor = _open_unnamed(path)
+    unnamed = descriptor is not None
+    if descriptor is None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
+        descriptor = os.open(path, flags, 0o666)
+    try:
+        yield descriptor
+        os.fsync(descriptor)
+        if unnamed:
+            os.link(f"/proc/self/fd/{descriptor}", path, follow_symlinks=True)
+    except BaseException:
+        if not unnamed:
+            os.remove(path)
+        raise
+    finally:
+        os.close(descriptor)
+    _sync_folder(path)
+
+
+class _SystemCall(Call[None]):
+    """CreateVirtualDisk with a source; the new image is closed."""
+
+    def __init__(self, source: str, creation: Call[VirtualDisk]) -> None:
+        super().__init__(source)
+        self._creation = creation
+
+    def begin(self) -> Pending:
+        return self._creation.begin()
+
+    def finish(self) -> None:
+        self._creation.finish().close()
+
+    def fail(self, error: BaseException) -> None:
+        self._creation.fail(error)
+
+
+class _CopyCall(Call[None]):
+    """A copy made here, in threads."""
+
+    def begin(self) -> Pending:
+        return _copy.Work(self.copy)
+
+    def copy(self, meter: _copy.Meter) -> None:
+        """Does it."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        return None
+
+
+class _ToRawCall(_CopyCall):
+    """A raw file made of anything."""
+
+    def __init__(self, source: str, target: str, *, raw: bool) -> None:
+        super().__init__(source)
+        self._target = target
+        self._raw = raw
+
+    def copy(self, meter: _copy.Meter) -> None:
+        if os.path.lexists(self._target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._target)
+        with (
+            _source_medium(self.path, raw=self._raw) as source,
+            _new_file(self._target) as descriptor,
+        ):
+            os.ftruncate(descriptor, source.size)
+            target = _copy.FileMedium(descriptor, size=source.size)
+            _copy.copy(source, target, meter)
+
+
+class _FromRawCall(_CopyCall):
+    """An image made of a raw file that the system does not take."""
+
+    def __init__(self, source: str, target: str, arguments: dict[str, Any]) -> None:
+        super().__init__(source)
+        self._target = target
+        self._arguments = arguments
+
+    def copy(self, meter: _copy.Meter) -> None:
+        with _reading(self.path) as descriptor:
+            size = os.lseek(descriptor, 0, os.SEEK_END)
+            source = _copy.FileMedium(descriptor, size=size + -size % _SECTOR)
+            disk = run(create_call(self._target, source.size, **self._arguments))
+            try:
+                with disk, _private(disk) as target:
+                    _copy.copy(source, target, meter)
+                    _scsi.synchronize(disk._handle)
+            except BaseException:
+                os.remove(self._target)
+                raise
+
+
+def _check_raw_target(arguments: dict[str, Any]) -> None:
+    """A raw file has a content and nothing else."""
+    given = [name for name, value in arguments.items() if value]
+    if given:
+        msg = f"a raw file has no {given[0]}"
+        raise ValueError(msg)
+
+
+def convert_call(
+    source: StrPath,
+    target: StrPath,
+    *,
+    type: TargetType | None,  # noqa: A002 - the word for it
+    source_type: Literal["raw"] | None,
+    **arguments: Any,
+) -> Call[None]:
+    """Makes a call that converts; all arguments as of ``convert``.
+
+    Args:
+        source: What to read.
+        target: The new image or raw file.
+        type: Raw, fixed or dynamic.
+        source_type: Raw, or as the content says.
+        **arguments: Of ``create``.
+
+    Returns:
+        The call, not yet made.
+
+    Raises:
+        TypeError: An argument of a wrong type.
+        ValueError: Arguments that contradict each other.
+
+    Source: CreateVirtualDisk.
+    """
+    old, new = absolute_path(source), absolute_path(target)
+    if source_type not in {None, "raw"}:
+        msg = f"source_type must be 'raw' or None, not {source_type!r}"
+        raise ValueError(msg)
+    raw = _is_raw(old, source_type)
+    named = type is not None or arguments["storage_type"] is not None
+    if type == "raw" or (_has_raw_name(new) and not named):
+        _check_raw_target(arguments)
+        return _ToRawCall(old, new, raw=raw)
+    arguments |= {"type": type, "parent": None, "security": None}
+    if raw and not _is_raw_source(old):
+        # Checks the arguments, without the source.
+        create_call(new, _SECTOR, source=None, **arguments)
+        return _FromRawCall(old, new, {"source": None, **arguments})
+    return _SystemCall(old, create_call(new, None, source=old, **arguments))
+
+
+def convert(
+    source: StrPath,
+    target: StrPath,
+    *,
+    type: TargetType | None = None,  # noqa: A002 - the word for it
+    source_type: Literal["raw"] | None = None,
+    block_size: int | None = None,
+    sector_size: int | None = None,
+    physical_sector_size: int | None = None,
+    id: uuid.UUID | None = None,  # noqa: A002 - the word for it
+    storage_type: StorageType | int | None = None,
+    flags: CreateFlag | int = CreateFlag.NONE,
+    progress: ProgressFunction | None = None,
+) -> None:
+    """Copies a disk into an image or file of another kind.
+
+    A chain of differencing images becomes one image.  What holds only zeros
+    takes no space in a dynamic image or raw file.  A file that exists is
+    never overwritten, and after a failure, or Ctrl-C, there is none.
+
+    Args:
+        source: A VHD, VHDX or ISO image, a raw file (by the name ``.img`` or
+            ``.raw``, or by ``source_type``), or a block device.
+        target: The new file.  Its name says what it becomes: ``.vhd``,
+            ``.vhdx``, or raw: ``.img``, ``.raw``.
+        type: ``"raw"``, ``"fixed"`` or ``"dynamic"``.  None: raw by the name,
+            otherwise dynamic.
+        source_type: ``"raw"`` if the source is raw, whatever its name and
+            content.
+        block_size: As of ``create``, in bytes.
+        sector_size: As of ``create``, in bytes.
+        physical_sector_size: As of ``create``, in bytes.
+        id: The identifier of the new image.
+        storage_type: VHD or VHDX, if the target's name does not say it.
+        flags: More of ``CreateFlag``.
+        progress: Called now and then with what is done and what there is to
+            do.
+
+    Raises:
+        TypeError: An argument of a wrong type.
+        ValueError: Arguments that contradict each other, or a name that does
+            not say what to make.
+        KeyboardInterrupt: After Ctrl-C, when the operation is over.
+        VirtualDiskError: As ``create`` and, of the source, as ``open``.
+        OSError: A raw file cannot be read or written; FileExistsError if it
+            is there already.
+
+    Source: CreateVirtualDisk; RawSCSIVirtualDisk.
+    """
+    check_progress(progress)
+    call = convert_call(
+        source,
+        target,
+        type=type,
+        source_type=source_type,
+        block_size=block_size,
+        sector_size=sector_size,
+        physical_sector_size=physical_sector_size,
+        id=id,
+        storage_type=storage_type,
+        flags=flags,
+    )
+    run(call, progress)
