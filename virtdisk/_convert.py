@@ -107,57 +107,66 @@ def _source_medium(path: str, *, raw: bool) -> Iterator[_copy.Medium]:
         yield medium
 
 
+@contextlib.contextmanager
+def _named_file(path: str) -> Iterator[int]:
+    """A new file, which is removed again after a failure."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        yield descriptor
+        os.fsync(descriptor)
+    except BaseException:
+        os.remove(path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
 if sys.platform == "win32":
-
-    def _sync_folder(_path: str) -> None:
-        """Nothing: Windows cares for names itself."""
-
-    def _open_unnamed(_path: str) -> int | None:
-        """None: there is no such thing."""
-        return None
+    _new_file = _named_file
 
 else:
 
-    def _sync_folder(path: str) -> None:
-        """Makes a file's name durable."""
-        with _reading(os.path.dirname(path)) as descriptor:
-            os.fsync(descriptor)
-
-    def _open_unnamed(path: str) -> int | None:
-        """A file without a name where a path leads; None: there is no such thing."""
+    def _open_unnamed(folder: int) -> int | None:
+        """A file without a name; None: the file system has no such thing."""
         flags = os.O_TMPFILE | os.O_RDWR | _BINARY
         try:
-            return os.open(os.path.dirname(path), flags, 0o666)
+            return os.open(".", flags, 0o666, dir_fd=folder)
         except OSError as error:
             if error.errno not in _NO_UNNAMED:
                 raise
             return None
 
+    @contextlib.contextmanager
+    def _unnamed_file(descriptor: int, folder: int, name: str) -> Iterator[int]:
+        """A file that gets its name when it is complete."""
+        try:
+            yield descriptor
+            os.fsync(descriptor)
+            # With a folder, because only then links are followed.
+            os.link(
+                f"/proc/self/fd/{descriptor}",
+                name,
+                src_dir_fd=folder,
+                dst_dir_fd=folder,
+                follow_symlinks=True,
+            )
+        finally:
+            os.close(descriptor)
 
-@contextlib.contextmanager
-def _new_file(path: str) -> Iterator[int]:
-    """A new file, which has its name only when it is complete.
-
-    Where the file system has no files without a name it is removed again
-    after a failure.
-    """
-    descriptor = _open_unnamed(path)
-    unnamed = descriptor is not None
-    if descriptor is None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
-        descriptor = os.open(path, flags, 0o666)
-    try:
-        yield descriptor
-        os.fsync(descriptor)
-        if unnamed:
-            os.link(f"/proc/self/fd/{descriptor}", path, follow_symlinks=True)
-    except BaseException:
-        if not unnamed:
-            os.remove(path)
-        raise
-    finally:
-        os.close(descriptor)
-    _sync_folder(path)
+    @contextlib.contextmanager
+    def _new_file(path: str) -> Iterator[int]:
+        """A new file, of which nothing is left after a failure."""
+        with _reading(os.path.dirname(path)) as folder:
+            descriptor = _open_unnamed(folder)
+            file = (
+                _named_file(path)
+                if descriptor is None
+                else _unnamed_file(descriptor, folder, os.path.basename(path))
+            )
+            with file as opened:
+                yield opened
+            os.fsync(folder)
 
 
 class _SystemCall(Call[None]):

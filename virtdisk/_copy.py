@@ -311,7 +311,8 @@ class Work:
         self._descriptor = -1
         if sys.platform != "win32":
             self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        threading.Thread(target=self._run, name="virtdisk-copy").start()
+        self._thread = threading.Thread(target=self._run, name="virtdisk-copy")
+        self._thread.start()
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", -1) >= 0:
@@ -337,7 +338,10 @@ class Work:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits, at most so many seconds; whether it is over."""
-        return self._over.wait(timeout)
+        over = self._over.wait(timeout)
+        if over:
+            self._thread.join()
+        return over
 
     def result(self) -> None:
         """Raises what it has failed with."""
