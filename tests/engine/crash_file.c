@@ -32,6 +32,7 @@ struct crash_file {
     size_t count, capacity;
     size_t countdown;
     vd_error error;
+    bool ordered;
 };
 
 static void *
@@ -271,6 +272,18 @@ crash_file_fail(struct crash_file *file, size_t countdown, vd_error error)
     file->error = error;
 }
 
+bool
+crash_file_waits(const struct crash_file *file)
+{
+    return file->countdown != 0;
+}
+
+void
+crash_file_order_appends(struct crash_file *file)
+{
+    file->ordered = true;
+}
+
 /* ---- power cuts ---- */
 
 static void
@@ -306,11 +319,13 @@ apply_some(struct crash_file *medium, const struct event *event,
 {
     uint64_t end = event->offset + event->length;
     bool taken = random_below(random, 2) == 0;
-    if (event->kind == EVENT_WRITE && end > medium->size &&
+    bool whole =
+        medium->ordered && event->kind == EVENT_WRITE && end > medium->size;
+    if (!whole && event->kind == EVENT_WRITE && end > medium->size &&
         random_below(random, 2) == 0) {
         medium->size = end; /* whatever of the content comes with it */
     }
-    if (event->kind == EVENT_TRUNCATE || event->kind == EVENT_FLUSH ||
+    if (whole || event->kind == EVENT_TRUNCATE || event->kind == EVENT_FLUSH ||
         random_below(random, 3) != 0) {
         if (taken) {
             apply_whole(medium, event);
@@ -343,6 +358,7 @@ struct crash_file *
 crash_file_image(const struct crash_file *file, size_t events, uint64_t seed)
 {
     struct crash_file *medium = crash_file_new();
+    medium->ordered = file->ordered;
     struct random random = {seed};
     size_t durable = 0;
     for (size_t i = 0; i < events; i++) {

@@ -10,6 +10,7 @@
 #ifndef VIRTDISK_TESTS_CRASH_FILE_H
 #define VIRTDISK_TESTS_CRASH_FILE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -37,5 +38,12 @@ struct crash_file *crash_file_image(const struct crash_file *file,
 /* The n-th change or barrier from now on fails with this error; 0: none. */
 void crash_file_fail(struct crash_file *file, size_t countdown,
                      vd_error error);
+
+/* Whether it has not come to that yet. */
+bool crash_file_waits(const struct crash_file *file);
+
+/* What is appended reaches the medium with the file's new length or not at
+ * all, as on file systems that order the two (ext4, XFS, Btrfs). */
+void crash_file_order_appends(struct crash_file *file);
 
 #endif

@@ -553,6 +553,7 @@ format_model_fail(const struct format_model *model, uint64_t seed,
              i++) {
             error = step(&run);
         }
+        bool reached = !crash_file_waits(run.file);
         crash_file_fail(run.file, 0, ERROR_SUCCESS);
         if (run.image != NULL) {
             vd_error closed = model->format->close(run.image);
@@ -561,8 +562,8 @@ format_model_fail(const struct format_model *model, uint64_t seed,
         CHECK(crash_file_events(run.file) >= created);
         bool good = check_cut(&run, crash_file_events(run.file), 0);
         finish(&run);
-        if (error == ERROR_SUCCESS || !good) {
-            CHECK(good);
+        if (!reached || !good) {
+            CHECK(good && error == ERROR_SUCCESS);
             return;
         }
     }

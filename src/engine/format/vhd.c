@@ -4,7 +4,7 @@
  * differencing disks.  The size of the disk is the footer's current size, as
  * on Windows.
  *
- * Not done here: resizing and compacting; disks split over several files.
+ * Not done here: disks split over several files.
  */
 #include "format/vhd.h"
 
@@ -79,7 +79,7 @@ load_blocks(struct vd_vhd_image *vhd)
         error = vd_vhd_batmap_find(vhd);
     }
     if (error == ERROR_SUCCESS) {
-        error = vd_vhd_pages_create(vhd);
+        error = vd_vhd_pages_create(vhd, vhd->blocks);
     }
     if (error == ERROR_SUCCESS) {
         error = vd_vhd_bat_check(vhd);
@@ -183,6 +183,7 @@ const struct vd_format vd_vhd_format = {
     .zero = vd_vhd_zero,
     .commit = vd_vhd_commit,
     .reclaim = vd_vhd_reclaim,
+    .resize = vd_vhd_resize,
     .create_defaults = vd_vhd_create_defaults,
     .create = vd_vhd_create_image,
     .parent_paths = vd_vhd_parent_paths,

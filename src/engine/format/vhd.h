@@ -7,7 +7,8 @@
  * (BAT and sector bitmaps in memory), vhd_bat.c (checking the BAT, lookup),
  * vhd_write.c (allocation, zeroing), vhd_commit.c (the order in which things
  * become durable), vhd_batmap.c (XenServer's map of full blocks),
- * vhd_create.c, vhd.c (the format).
+ * vhd_create.c and vhd_request.c (new images), vhd_table.c (the BAT as a
+ * whole: more entries, another place), vhd_resize.c, vhd.c (the format).
  *
  * All integers of the file are big-endian; sizes are bytes.
  */
@@ -69,6 +70,14 @@ struct vd_vhd_page {
     _Atomic uint32_t words[];
 };
 
+/* The pages of the BAT.  When it grows there are new slots for the same pages
+ * and more; the older ones stay until the image is closed. */
+struct vd_vhd_slots {
+    struct vd_vhd_slots *older;
+    uint64_t count;
+    vd_vhd_page_slot pages[];
+};
+
 /* ---- space ---- */
 
 struct vd_vhd_range {
@@ -117,7 +126,7 @@ struct vd_vhd_image {
     size_t range_count;
     uint64_t metadata_end; /* of all these and what they keep for growing */
     bool has_batmap;
-    vd_vhd_page_slot *bat_pages;
+    _Atomic(struct vd_vhd_slots *) bat_pages;
     _Atomic uint64_t data_end;     /* no block reaches further */
     _Atomic uint64_t found_blocks; /* how many bits of vhd_usage.found */
 
@@ -145,6 +154,12 @@ vd_vhd_is_fixed(const struct vd_vhd_image *vhd)
     return vhd->footers.footer.disk_type == VHD_TYPE_FIXED;
 }
 
+static inline vd_vhd_page_slot *
+vd_vhd_bat_slot(struct vd_vhd_image *vhd, uint64_t number)
+{
+    return &atomic_load(&vhd->bat_pages)->pages[number];
+}
+
 /* ---- vhd_recover.c ---- */
 
 /* Whether the file has a footer at its end or a copy at its head. */
@@ -168,6 +183,18 @@ vd_error vd_vhd_settle(struct vd_vhd_image *vhd);
 VD_MUST_CHECK
 vd_error vd_vhd_withdraw(struct vd_vhd_image *vhd);
 
+/* Writes the footer and makes it durable; whatever it was before, a dynamic or
+ * differencing image opens at any moment of this, for the copy at the head is
+ * whole. */
+VD_MUST_CHECK
+vd_error vd_vhd_put_tail(struct vd_vhd_image *vhd, uint64_t place);
+
+/* The same with other content, then the copy at the head.  At any moment
+ * either the old or the new footer counts. */
+VD_MUST_CHECK
+vd_error vd_vhd_store_footer(struct vd_vhd_image *vhd,
+                             const struct vd_vhd_footer *footer);
+
 /* Where the footer belongs, and the next block's bitmap, if everything in use
  * ends before `end`. */
 uint64_t vd_vhd_footer_place(const struct vd_vhd_image *vhd, uint64_t end);
@@ -182,8 +209,10 @@ void vd_vhd_parent_paths_free(struct vd_parent_paths *paths);
 
 /* ---- vhd_page.c ---- */
 
+/* Slots for the BAT of so many blocks; again for more, once all pages that
+ * there are have been loaded. */
 VD_MUST_CHECK
-vd_error vd_vhd_pages_create(struct vd_vhd_image *vhd);
+vd_error vd_vhd_pages_create(struct vd_vhd_image *vhd, uint64_t blocks);
 void vd_vhd_pages_free(struct vd_vhd_image *vhd);
 
 /* The page that holds the entry of a block, loaded and checked. */
@@ -220,7 +249,7 @@ vd_error vd_vhd_page_write_dirty(struct vd_vhd_image *vhd,
 void vd_vhd_add_range(struct vd_vhd_image *vhd, uint64_t offset,
                       uint64_t length);
 
-/* Notes where header, BAT and locators lie. */
+/* Notes where header, BAT and locators lie, and nothing else. */
 void vd_vhd_collect_ranges(struct vd_vhd_image *vhd);
 
 /* Whether an entry leads to a place where a block may be. */
@@ -270,9 +299,44 @@ vd_error vd_vhd_begin(struct vd_image *image, enum vd_change change);
 VD_MUST_CHECK
 vd_error vd_vhd_reserve(struct vd_vhd_image *vhd, uint64_t place);
 
+/* The same, so that the footer stands at `end` or behind. */
+VD_MUST_CHECK
+vd_error vd_vhd_reserve_end(struct vd_vhd_image *vhd, uint64_t end);
+
+/* Ends the session if it is an error: no change after that. */
+VD_MUST_CHECK
+vd_error vd_vhd_remember(struct vd_vhd_image *vhd, vd_error error);
+
 VD_MUST_CHECK
 vd_error vd_vhd_commit(struct vd_image *image);
 VD_MUST_CHECK
 vd_error vd_vhd_end(struct vd_vhd_image *vhd);
+
+/* ---- vhd_table.c ---- */
+
+/* Where the table stands in a file laid out as this one, if anything before
+ * it ends at `end`; and its length there, of so many entries. */
+uint64_t vd_vhd_table_place(const struct vd_vhd_image *vhd, uint64_t end);
+uint64_t vd_vhd_table_space(const struct vd_vhd_image *vhd, uint64_t place,
+                            uint64_t entries);
+
+/* Brings the whole BAT into memory, so that no reader needs the file's. */
+VD_MUST_CHECK
+vd_error vd_vhd_table_load(struct vd_vhd_image *vhd);
+
+/* Gives the BAT so many entries, the new ones unused: durable.  The image
+ * keeps its size and number of blocks. */
+VD_MUST_CHECK
+vd_error vd_vhd_table_grow(struct vd_vhd_image *vhd, uint64_t entries);
+
+/* Moves the BAT to free space before the footer: durable. */
+VD_MUST_CHECK
+vd_error vd_vhd_table_move(struct vd_vhd_image *vhd, uint64_t place,
+                           uint64_t entries);
+
+/* ---- vhd_resize.c ---- */
+
+VD_MUST_CHECK
+vd_error vd_vhd_resize(struct vd_image *image, uint64_t size_bytes);
 
 #endif

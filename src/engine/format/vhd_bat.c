@@ -78,6 +78,8 @@ void
 vd_vhd_collect_ranges(struct vd_vhd_image *vhd)
 {
     const struct vd_vhd_header *header = &vhd->header;
+    vhd->range_count = 0;
+    vhd->metadata_end = 0;
     vd_vhd_add_range(vhd, 0, VHD_FOOTER_SIZE);
     vd_vhd_add_range(vhd, vhd->footers.footer.data_offset, VHD_HEADER_SIZE);
     vd_vhd_add_range(vhd, header->table_offset,

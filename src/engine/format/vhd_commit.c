@@ -31,8 +31,8 @@
 
 /* After a failed barrier nothing is known of what is on the medium, so
  * nothing more is written. */
-static vd_error
-remember(struct vd_vhd_image *vhd, vd_error error)
+vd_error
+vd_vhd_remember(struct vd_vhd_image *vhd, vd_error error)
 {
     if (error != ERROR_SUCCESS) {
         vd_trace(VD_TRACE_FORMAT, "VHD: writing metadata failed: %u", error);
@@ -53,7 +53,7 @@ vd_vhd_begin(struct vd_image *image, enum vd_change change)
     if (vhd->begun) {
         return ERROR_SUCCESS;
     }
-    vd_error error = remember(vhd, vd_vhd_settle(vhd));
+    vd_error error = vd_vhd_remember(vhd, vd_vhd_settle(vhd));
     vhd->begun = error == ERROR_SUCCESS;
     return error;
 }
@@ -98,7 +98,7 @@ move_footer_ahead(struct vd_vhd_image *vhd, uint64_t place)
         undo_reserve(vhd);
         return error;
     }
-    error = remember(vhd, vd_file_flush(vhd->image.file));
+    error = vd_vhd_remember(vhd, vd_file_flush(vhd->image.file));
     if (error == ERROR_SUCCESS) {
         footers->tail_offset = place;
         footers->file_size = place + sizeof(footers->raw);
@@ -120,6 +120,15 @@ vd_vhd_reserve(struct vd_vhd_image *vhd, uint64_t place)
         vhd->reserve_blocks = count;
     }
     return error;
+}
+
+vd_error
+vd_vhd_reserve_end(struct vd_vhd_image *vhd, uint64_t end)
+{
+    if (end <= vhd->footers.tail_offset) {
+        return ERROR_SUCCESS;
+    }
+    return move_footer_ahead(vhd, vd_vhd_footer_place(vhd, end));
 }
 
 /* ---- bitmaps of dynamic disks ---- */
@@ -193,7 +202,7 @@ fill_bitmaps(struct vd_vhd_image *vhd)
     for (uint64_t first = 0; first < vhd->blocks;
          first += VHD_BAT_PAGE_ENTRIES) {
         struct vd_vhd_page *page =
-            atomic_load(&vhd->bat_pages[first / VHD_BAT_PAGE_ENTRIES]);
+            atomic_load(vd_vhd_bat_slot(vhd, first / VHD_BAT_PAGE_ENTRIES));
         vd_error error = page != NULL ? fill_found(vhd, page) : ERROR_SUCCESS;
         if (error != ERROR_SUCCESS) {
             return error;
@@ -272,7 +281,7 @@ vd_vhd_commit(struct vd_image *image)
     if (vhd->failed) {
         return ERROR_IO_DEVICE;
     }
-    return remember(vhd, commit_changes(vhd));
+    return vd_vhd_remember(vhd, commit_changes(vhd));
 }
 
 /* ---- close ---- */
@@ -302,5 +311,6 @@ vd_vhd_end(struct vd_vhd_image *vhd)
     if (!vhd->begun) {
         return ERROR_SUCCESS;
     }
-    return vhd->failed ? ERROR_IO_DEVICE : remember(vhd, end_changes(vhd));
+    return vhd->failed ? ERROR_IO_DEVICE
+                       : vd_vhd_remember(vhd, end_changes(vhd));
 }

@@ -31,6 +31,7 @@ enum footer_field {
     FOOTER_DISK_TYPE = 60,
     FOOTER_CHECKSUM = 64,
     FOOTER_UNIQUE_ID = 68,
+    FOOTER_SAVED_STATE = 84,
 };
 
 #define COOKIE_SIZE 8
@@ -120,21 +121,34 @@ vd_vhd_footer_encode(const struct vd_vhd_footer *footer,
     memcpy(raw + FOOTER_COOKIE, "conectix", COOKIE_SIZE);
     vd_put_be32(raw + FOOTER_FEATURES, FEATURE_RESERVED);
     vd_put_be32(raw + FOOTER_VERSION, footer->version);
-    vd_put_be64(raw + FOOTER_DATA_OFFSET, footer->data_offset);
     vd_put_be32(raw + FOOTER_TIME_STAMP, footer->time_stamp);
     memcpy(raw + FOOTER_CREATOR_APPLICATION, footer->creator_application,
            sizeof(footer->creator_application));
     vd_put_be32(raw + FOOTER_CREATOR_VERSION, footer->creator_version);
     memcpy(raw + FOOTER_CREATOR_HOST, "Wi2k", 4);
     vd_put_be64(raw + FOOTER_ORIGINAL_SIZE, footer->original_size);
+    vd_put_be32(raw + FOOTER_DISK_TYPE, footer->disk_type);
+    vd_vhd_footer_update(footer, raw);
+}
+
+void
+vd_vhd_footer_update(const struct vd_vhd_footer *footer,
+                     uint8_t raw[VHD_FOOTER_SIZE])
+{
+    vd_put_be64(raw + FOOTER_DATA_OFFSET, footer->data_offset);
     vd_put_be64(raw + FOOTER_CURRENT_SIZE, footer->current_size);
     vd_put_be16(raw + FOOTER_CYLINDERS, footer->geometry.cylinders);
     raw[FOOTER_HEADS] = footer->geometry.heads;
     raw[FOOTER_SECTORS_PER_TRACK] = footer->geometry.sectors_per_track;
-    vd_put_be32(raw + FOOTER_DISK_TYPE, footer->disk_type);
     memcpy(raw + FOOTER_UNIQUE_ID, footer->unique_id.bytes, VD_GUID_SIZE);
     vd_put_be32(raw + FOOTER_CHECKSUM,
                 vd_vhd_checksum(raw, VHD_FOOTER_SIZE, FOOTER_CHECKSUM));
+}
+
+bool
+vd_vhd_footer_has_saved_state(const uint8_t *raw)
+{
+    return raw[FOOTER_SAVED_STATE] != 0;
 }
 
 static vd_error

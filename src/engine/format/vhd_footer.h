@@ -77,6 +77,14 @@ vd_error vd_vhd_footer_check(const struct vd_vhd_footer *footer,
 void vd_vhd_footer_encode(const struct vd_vhd_footer *footer,
                           uint8_t raw[VHD_FOOTER_SIZE]);
 
+/* What may change in the life of a disk (data offset, current size, geometry,
+ * unique id), into a footer that is there, whose other bytes stay. */
+void vd_vhd_footer_update(const struct vd_vhd_footer *footer,
+                          uint8_t raw[VHD_FOOTER_SIZE]);
+
+/* Whether a virtual machine's saved state is over this disk. */
+bool vd_vhd_footer_has_saved_state(const uint8_t *raw);
+
 /* The complement of the sum of all bytes but the four at checksum_at. */
 uint32_t vd_vhd_checksum(const uint8_t *data, size_t length,
                          size_t checksum_at);

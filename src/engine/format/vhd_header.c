@@ -184,8 +184,15 @@ vd_vhd_header_encode(const struct vd_vhd_header *header,
     memset(raw, 0, VHD_HEADER_SIZE);
     memcpy(raw + HEADER_COOKIE, COOKIE, COOKIE_SIZE);
     vd_put_be64(raw + HEADER_DATA_OFFSET, UINT64_MAX);
-    vd_put_be64(raw + HEADER_TABLE_OFFSET, header->table_offset);
     vd_put_be32(raw + HEADER_VERSION, VHD_VERSION);
+    vd_vhd_header_update(header, raw);
+}
+
+void
+vd_vhd_header_update(const struct vd_vhd_header *header,
+                     uint8_t raw[VHD_HEADER_SIZE])
+{
+    vd_put_be64(raw + HEADER_TABLE_OFFSET, header->table_offset);
     vd_put_be32(raw + HEADER_MAX_ENTRIES, header->max_entries);
     vd_put_be32(raw + HEADER_BLOCK_SIZE, header->block_size);
     memcpy(raw + HEADER_PARENT_ID, header->parent_id.bytes, VD_GUID_SIZE);

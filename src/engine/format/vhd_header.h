@@ -68,6 +68,10 @@ vd_error vd_vhd_header_check(const struct vd_vhd_header *header,
 void vd_vhd_header_encode(const struct vd_vhd_header *header,
                           uint8_t raw[VHD_HEADER_SIZE]);
 
+/* The same into a header that is there, whose other bytes stay. */
+void vd_vhd_header_update(const struct vd_vhd_header *header,
+                          uint8_t raw[VHD_HEADER_SIZE]);
+
 /* How many BAT entries a disk needs, of blocks of this size. */
 uint64_t vd_vhd_entries_needed(uint64_t size_bytes, uint32_t block_size);
 

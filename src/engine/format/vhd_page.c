@@ -17,17 +17,29 @@
 #define WRITE_SECTORS 16u /* written at once */
 
 static uint64_t
-bat_page_count(const struct vd_vhd_image *vhd)
+pages_for(uint64_t blocks)
 {
-    return (vhd->blocks + VHD_BAT_PAGE_ENTRIES - 1) / VHD_BAT_PAGE_ENTRIES;
+    return (blocks + VHD_BAT_PAGE_ENTRIES - 1) / VHD_BAT_PAGE_ENTRIES;
 }
 
+/* Readers may be looking into the older slots, whose pages are all there. */
 vd_error
-vd_vhd_pages_create(struct vd_vhd_image *vhd)
+vd_vhd_pages_create(struct vd_vhd_image *vhd, uint64_t blocks)
 {
-    vhd->bat_pages =
-        calloc((size_t)bat_page_count(vhd), sizeof(*vhd->bat_pages));
-    return vhd->bat_pages != NULL ? ERROR_SUCCESS : ERROR_NOT_ENOUGH_MEMORY;
+    struct vd_vhd_slots *older = atomic_load(&vhd->bat_pages);
+    uint64_t count = pages_for(blocks);
+    struct vd_vhd_slots *slots =
+        calloc(1, sizeof(*slots) + (size_t)count * sizeof(slots->pages[0]));
+    if (slots == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    slots->count = count;
+    slots->older = older;
+    for (uint64_t i = 0; older != NULL && i < older->count; i++) {
+        atomic_init(&slots->pages[i], atomic_load(&older->pages[i]));
+    }
+    atomic_store(&vhd->bat_pages, slots);
+    return ERROR_SUCCESS;
 }
 
 void
@@ -48,12 +60,16 @@ vd_vhd_page_free(struct vd_vhd_page *page)
 void
 vd_vhd_pages_free(struct vd_vhd_image *vhd)
 {
-    for (uint64_t i = 0; vhd->bat_pages != NULL && i < bat_page_count(vhd);
-         i++) {
-        vd_vhd_page_free(atomic_load(&vhd->bat_pages[i]));
+    struct vd_vhd_slots *slots = atomic_load(&vhd->bat_pages);
+    for (uint64_t i = 0; slots != NULL && i < slots->count; i++) {
+        vd_vhd_page_free(atomic_load(&slots->pages[i]));
     }
-    free(vhd->bat_pages);
-    vhd->bat_pages = NULL;
+    while (slots != NULL) {
+        struct vd_vhd_slots *older = slots->older;
+        free(slots);
+        slots = older;
+    }
+    atomic_store(&vhd->bat_pages, NULL);
 }
 
 /* A page of zeros. */
@@ -70,16 +86,18 @@ new_page(uint64_t file_offset, uint32_t sectors)
     return page;
 }
 
+/* The first `present` of its sectors are in the file; the rest is ones. */
 static vd_error
 read_page(struct vd_vhd_image *vhd, uint64_t file_offset, uint32_t sectors,
-          struct vd_vhd_page **out)
+          uint32_t present, struct vd_vhd_page **out)
 {
-    size_t length = (size_t)sectors * VHD_SECTOR_SIZE;
-    VD_AUTO_FREE uint8_t *bytes = malloc(length);
+    size_t length = (size_t)present * VHD_SECTOR_SIZE;
+    VD_AUTO_FREE uint8_t *bytes = malloc((size_t)sectors * VHD_SECTOR_SIZE);
     VD_AUTO_FREE struct vd_vhd_page *page = new_page(file_offset, sectors);
     if (bytes == NULL || page == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
+    memset(bytes + length, 0xFF, (size_t)sectors * VHD_SECTOR_SIZE - length);
     vd_error error =
         vd_file_pread(vhd->image.file, bytes, length, file_offset);
     if (error != ERROR_SUCCESS) {
@@ -137,7 +155,7 @@ complete_bat_page(struct vd_vhd_image *vhd, struct vd_vhd_page *page)
     return ERROR_SUCCESS;
 }
 
-/* Of the last page only the sectors that hold entries of blocks. */
+/* Of the last page only the sectors that hold entries of blocks are read. */
 static vd_error
 load_bat_page(struct vd_vhd_image *vhd, uint64_t number,
               struct vd_vhd_page **out)
@@ -152,7 +170,7 @@ load_bat_page(struct vd_vhd_image *vhd, uint64_t number,
                                   VHD_WORDS_PER_SECTOR);
     vd_error error =
         read_page(vhd, vhd->header.table_offset + number * VHD_BAT_PAGE_SIZE,
-                  sectors, &page);
+                  VHD_BAT_PAGE_SIZE / VHD_SECTOR_SIZE, sectors, &page);
     if (error != ERROR_SUCCESS) {
         return error;
     }
@@ -173,14 +191,19 @@ vd_vhd_bat_page(struct vd_vhd_image *vhd, uint64_t block,
                 struct vd_vhd_page **out)
 {
     uint64_t number = block / VHD_BAT_PAGE_ENTRIES;
-    vd_vhd_page_slot *slot = &vhd->bat_pages[number];
+    vd_vhd_page_slot *slot = vd_vhd_bat_slot(vhd, number);
     struct vd_vhd_page *page = atomic_load(slot);
     if (page == NULL) {
         vd_error error = load_bat_page(vhd, number, &page);
         if (error != ERROR_SUCCESS) {
+            page = atomic_load(slot); /* the table has moved meanwhile? */
+        }
+        else {
+            publish(slot, &page);
+        }
+        if (page == NULL) {
             return error;
         }
-        publish(slot, &page);
     }
     *out = page;
     return ERROR_SUCCESS;
@@ -197,13 +220,18 @@ vd_vhd_bitmap(struct vd_vhd_image *vhd, struct vd_vhd_page *bat_page,
     struct vd_vhd_page *bitmap = atomic_load(slot);
     if (bitmap == NULL) {
         uint64_t entry = atomic_load(&bat_page->words[index]);
+        uint32_t sectors = vhd->bitmap_size / VHD_SECTOR_SIZE;
         vd_error error =
-            read_page(vhd, entry * VHD_SECTOR_SIZE,
-                      vhd->bitmap_size / VHD_SECTOR_SIZE, &bitmap);
+            read_page(vhd, entry * VHD_SECTOR_SIZE, sectors, sectors, &bitmap);
         if (error != ERROR_SUCCESS) {
+            bitmap = atomic_load(slot); /* the block has gone meanwhile? */
+        }
+        else {
+            publish(slot, &bitmap);
+        }
+        if (bitmap == NULL) {
             return error;
         }
-        publish(slot, &bitmap);
     }
     *out = bitmap;
     return ERROR_SUCCESS;

@@ -8,8 +8,7 @@
  * (settle) the footer is made to stand right behind the last block with
  * nothing after it, so that new space always reads as zeros.
  *
- * A fixed disk has one footer only; it moves never, but for the missing 512th
- * byte of an old one.
+ * A fixed disk has one footer only; it moves when the disk grows.
  */
 #include "format/vhd.h"
 
@@ -242,8 +241,8 @@ vd_vhd_block_place(const struct vd_vhd_image *vhd, uint64_t end)
 
 /* Writes the footer and makes it durable; whatever it was before, the image
  * opens at any moment of this, for the copy at the head is whole. */
-static vd_error
-put_tail(struct vd_vhd_image *vhd, uint64_t place)
+vd_error
+vd_vhd_put_tail(struct vd_vhd_image *vhd, uint64_t place)
 {
     struct vd_vhd_footers *footers = &vhd->footers;
     vd_error error = vd_file_pwrite(vhd->image.file, footers->raw,
@@ -261,6 +260,24 @@ put_tail(struct vd_vhd_image *vhd, uint64_t place)
     }
     atomic_store(&vhd->data_end, place);
     return ERROR_SUCCESS;
+}
+
+vd_error
+vd_vhd_store_footer(struct vd_vhd_image *vhd,
+                    const struct vd_vhd_footer *footer)
+{
+    struct vd_vhd_footers *footers = &vhd->footers;
+    footers->footer = *footer;
+    vd_vhd_footer_update(footer, footers->raw);
+    vd_error error = vd_vhd_put_tail(vhd, footers->tail_offset);
+    if (error == ERROR_SUCCESS && !vd_vhd_is_fixed(vhd)) {
+        error = vd_file_pwrite(vhd->image.file, footers->raw,
+                               sizeof(footers->raw), 0);
+        if (error == ERROR_SUCCESS) {
+            error = vd_file_flush(vhd->image.file);
+        }
+    }
+    return error;
 }
 
 /* Ends the file behind its footer. */
@@ -288,7 +305,7 @@ vd_vhd_mend(struct vd_vhd_image *vhd)
     struct vd_vhd_footers *footers = &vhd->footers;
     if (footers->tail_size == 0) {
         vd_error error =
-            put_tail(vhd, vd_vhd_footer_place(vhd, vhd->next_free));
+            vd_vhd_put_tail(vhd, vd_vhd_footer_place(vhd, vhd->next_free));
         return error != ERROR_SUCCESS ? error : cut_after_tail(vhd);
     }
     if (footers->head_good) {
@@ -314,7 +331,7 @@ settle_fixed(struct vd_vhd_image *vhd)
         footers->tail_offset % VHD_SECTOR_SIZE != 0) {
         return ERROR_SUCCESS;
     }
-    return put_tail(vhd, footers->tail_offset);
+    return vd_vhd_put_tail(vhd, footers->tail_offset);
 }
 
 /* Where the footer is to stand while nothing is allocated: right behind the
@@ -360,7 +377,7 @@ vd_vhd_settle(struct vd_vhd_image *vhd)
     }
     uint64_t old_offset = vhd->footers.tail_offset;
     uint64_t old_size = vhd->footers.tail_size;
-    vd_error error = put_tail(vhd, settled_place(vhd));
+    vd_error error = vd_vhd_put_tail(vhd, settled_place(vhd));
     if (error == ERROR_SUCCESS) {
         error = wipe(vhd, old_offset, old_size);
     }
@@ -373,6 +390,6 @@ vd_vhd_withdraw(struct vd_vhd_image *vhd)
     if (is_settled(vhd)) {
         return ERROR_SUCCESS;
     }
-    vd_error error = put_tail(vhd, settled_place(vhd));
+    vd_error error = vd_vhd_put_tail(vhd, settled_place(vhd));
     return error != ERROR_SUCCESS ? error : cut_after_tail(vhd);
 }
