@@ -42,6 +42,9 @@ enum {
 #define LOWEST_TARGET VHDX_REGION_TABLE_OFFSET(0)
 /* More than any VHDX needs: payload, bitmaps and tables of 64 TiB. */
 #define MAX_FILE_SIZE (2 * VHDX_MAX_SIZE)
+/* More separate ranges to zero than this stand in no log that anybody wrote;
+ * as many fit one of 2 MiB. */
+#define MAX_ZEROS 65536
 /* How often over the log may be read and summed before it is refused. */
 #define WORK_LIMIT 4
 
@@ -395,18 +398,56 @@ restore_page(const uint8_t *descriptor, const uint8_t *sector,
 struct sink {
     struct vhdx_image *vhdx;
     vd_error (*page)(struct sink *sink, uint64_t file_offset,
-                     const uint8_t page[VHDX_PAGE_SIZE]);
+                     const uint8_t page[VHDX_PAGE_SIZE]); /* NULL: nothing */
     vd_error (*zero)(struct sink *sink, uint64_t file_offset, uint64_t length);
     size_t order;
+    /* Put off, in case the next one goes on with it. */
+    uint64_t zero_offset, zero_length;
+    size_t zeros; /* so far */
 };
+
+static vd_error
+end_zero(struct sink *sink)
+{
+    uint64_t length = sink->zero_length;
+    sink->zero_length = 0;
+    sink->zeros += length != 0;
+    return length != 0 ? sink->zero(sink, sink->zero_offset, length)
+                       : ERROR_SUCCESS;
+}
+
+/* Ranges that meet, with no page in between, become one. */
+static vd_error
+apply_zero(struct sink *sink, uint64_t offset, uint64_t length)
+{
+    uint64_t start = sink->zero_offset, end = start + sink->zero_length;
+    vd_error error = ERROR_SUCCESS;
+    if (length == 0) {
+        return ERROR_SUCCESS;
+    }
+    if (sink->zero_length == 0 || offset > end || offset + length < start) {
+        error = end_zero(sink);
+        start = offset;
+        end = offset;
+    }
+    sink->zero_offset = offset < start ? offset : start;
+    if (offset + length > end) {
+        end = offset + length;
+    }
+    sink->zero_length = end - sink->zero_offset;
+    return error;
+}
 
 static vd_error
 apply_data(struct log *log, uint64_t sector_offset, const uint8_t *descriptor,
            struct sink *sink)
 {
     uint8_t sector[VHDX_PAGE_SIZE], page[VHDX_PAGE_SIZE];
-    vd_error error = read_sector(log, sector_offset, sector, sizeof(sector));
-    if (error != ERROR_SUCCESS) {
+    vd_error error = end_zero(sink);
+    if (error == ERROR_SUCCESS && sink->page != NULL) {
+        error = read_sector(log, sector_offset, sector, sizeof(sector));
+    }
+    if (error != ERROR_SUCCESS || sink->page == NULL) {
         return error;
     }
     restore_page(descriptor, sector, page);
@@ -435,7 +476,7 @@ apply_entry(struct log *log, const struct entry *entry, struct sink *sink)
             data += VHDX_PAGE_SIZE;
         }
         else if (error == ERROR_SUCCESS) {
-            error = sink->zero(
+            error = apply_zero(
                 sink, vd_get_le64(descriptor + DESCRIPTOR_FILE_OFFSET),
                 target_length(descriptor));
         }
@@ -457,7 +498,24 @@ apply(struct log *log, const struct sequence *sequence, struct sink *sink)
             return error;
         }
     }
-    return ERROR_SUCCESS;
+    return end_zero(sink);
+}
+
+static vd_error
+count_zero(struct sink *sink, uint64_t file_offset, uint64_t length)
+{
+    (void)file_offset, (void)length;
+    return sink->zeros <= MAX_ZEROS ? ERROR_SUCCESS
+                                    : corrupt("zeroing without end");
+}
+
+/* Each costs a call of the host, or a look by every read of metadata: who has
+ * too many is refused before anything has been changed. */
+static vd_error
+check_zeros(struct log *log, const struct sequence *sequence)
+{
+    struct sink sink = {.vhdx = log->vhdx, .zero = count_zero};
+    return apply(log, sequence, &sink);
 }
 
 /* ---- into the file ---- */
@@ -624,6 +682,10 @@ replay(struct log *log, const struct sequence *sequence)
     struct vhdx_image *vhdx = log->vhdx;
     if (atomic_load(&vhdx->file_size) < head_of(sequence)->flushed) {
         return corrupt("the file is shorter than when the log was written");
+    }
+    vd_error error = check_zeros(log, sequence);
+    if (error != ERROR_SUCCESS) {
+        return error;
     }
     vhdx->image.info.log_dirty = true;
     return vhdx->image.writable ? replay_into_file(log, sequence)
