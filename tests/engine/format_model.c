@@ -31,9 +31,11 @@ struct run {
     struct crash_file *file;
     struct vd_image *image;
     struct random random;
-    uint64_t sectors;
+    uint64_t sectors;          /* of the disk as it is now */
+    uint64_t largest;          /* that it may ever have */
     uint64_t *tags;            /* what each sector holds now */
     struct history *histories; /* what it held */
+    struct history sizes;      /* of the disk, in sectors */
     size_t *commits;           /* events at which a commit was done */
     size_t *commit_clocks;     /* and its place among the changes */
     size_t commit_count;
@@ -167,13 +169,19 @@ compare(struct run *run, uint64_t first, uint64_t count)
 /* ---- changing ---- */
 
 static void
-note(struct run *run, uint64_t sector, uint64_t tag, size_t event)
+add_version(struct run *run, struct history *history, uint64_t value,
+            size_t event)
 {
-    struct history *history = &run->histories[sector];
     history->versions = must(realloc(
         history->versions, (history->count + 1) * sizeof(struct version)));
     history->versions[history->count++] =
-        (struct version){event, run->clock, tag};
+        (struct version){event, run->clock, value};
+}
+
+static void
+note(struct run *run, uint64_t sector, uint64_t tag, size_t event)
+{
+    add_version(run, &run->histories[sector], tag, event);
     run->tags[sector] = tag;
 }
 
@@ -270,6 +278,131 @@ do_reopen(struct run *run)
     return error;
 }
 
+/* ---- changing the image as a whole ---- */
+
+/* What is cut off is zeros when it comes back, and was itself before. */
+static vd_error
+do_resize(struct run *run, uint64_t sectors)
+{
+    const struct vd_format *format = run->model->format;
+    uint64_t former = run->sectors;
+    vd_error error = format->begin(run->image, VD_CHANGE_CONTENT);
+    add_version(run, &run->sizes, sectors, crash_file_events(run->file));
+    if (error == ERROR_SUCCESS) {
+        error = format->resize(run->image, sectors * run->model->sector_size);
+    }
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    for (uint64_t i = sectors; i < former; i++) {
+        note(run, i, 0, crash_file_events(run->file));
+    }
+    run->sectors = sectors;
+    note_commit(run);
+    CHECK_EQ(sectors * run->model->sector_size, run->image->info.size_bytes);
+    format->reclaim(run->image);
+    return ERROR_SUCCESS;
+}
+
+/* Whole blocks become the parent's again. */
+static vd_error
+do_forget(struct run *run)
+{
+    const struct format_model *model = run->model;
+    uint64_t per_block = model->block_size / model->sector_size;
+    uint64_t first =
+        random_below(&run->random, run->sectors) / per_block * per_block;
+    uint64_t count = per_block * (1 + random_below(&run->random, 2));
+    size_t event = crash_file_events(run->file);
+    if (count > run->sectors - first) {
+        count = run->sectors - first;
+    }
+    for (uint64_t i = first; i < first + count; i++) {
+        note(run, i, parent_tag(model, i), event);
+    }
+    return model->format->forget(run->image, first * model->sector_size,
+                                 count * model->sector_size);
+}
+
+static vd_error
+move_some(struct run *run, size_t blocks, bool *done_out)
+{
+    const struct vd_format *format = run->model->format;
+    bool moved = true;
+    vd_error error = format->begin(run->image, VD_CHANGE_LAYOUT);
+    for (size_t i = 0; i < blocks && moved && error == ERROR_SUCCESS; i++) {
+        error = format->relocate(run->image, &moved);
+    }
+    *done_out = !moved;
+    return error;
+}
+
+/* What is left is what was in use: if all that moves is of one length. */
+static void
+check_shortest(struct run *run)
+{
+    uint64_t occupied = 0, size = 0;
+    if (run->model->child && run->model->block_size > 1024 * 1024) {
+        return;
+    }
+    CHECK_OK(run->model->format->occupied(run->image, &occupied));
+    CHECK_OK(vd_file_size(run->image->file, &size));
+    CHECK_EQ(occupied, size);
+}
+
+static vd_error
+do_compact(struct run *run)
+{
+    const struct vd_format *format = run->model->format;
+    size_t blocks = 1 + random_below(&run->random, 40);
+    bool done = false;
+    vd_error error = do_commit(run); /* what is given up becomes free */
+    if (error == ERROR_SUCCESS) {
+        error = move_some(run, blocks, &done);
+    }
+    if (error == ERROR_SUCCESS) {
+        error = do_commit(run);
+    }
+    if (error == ERROR_SUCCESS) {
+        error = format->shorten(run->image);
+    }
+    if (error == ERROR_SUCCESS && done) {
+        check_shortest(run);
+    }
+    return error;
+}
+
+static uint64_t
+pick_size(struct run *run)
+{
+    uint64_t per_block = run->model->block_size / run->model->sector_size;
+    uint64_t sectors = 1 + random_below(&run->random, run->largest);
+    return random_below(&run->random, 3) == 0 && sectors > per_block
+               ? sectors - sectors % per_block
+               : sectors;
+}
+
+static vd_error
+whole_step(struct run *run)
+{
+    vd_error error;
+    switch (random_below(&run->random, 4)) {
+    case 0:
+        error = do_resize(run, pick_size(run));
+        break;
+    case 1:
+        error = run->model->child ? do_forget(run) : do_commit(run);
+        break;
+    default:
+        error = do_compact(run);
+        break;
+    }
+    if (error == ERROR_SUCCESS) {
+        compare(run, 0, run->sectors);
+    }
+    return error;
+}
+
 /* A range: mostly small, sometimes whole blocks. */
 static void
 pick_range(struct run *run, uint64_t *first, uint64_t *count)
@@ -290,6 +423,9 @@ static vd_error
 step(struct run *run)
 {
     uint64_t first, count;
+    if (run->model->largest_bytes != 0 && random_below(&run->random, 5) == 0) {
+        return whole_step(run);
+    }
     pick_range(run, &first, &count);
     vd_error error;
     switch (random_below(&run->random, 12)) {
@@ -320,13 +456,18 @@ start(struct run *run, const struct format_model *model, uint64_t seed)
     *run = (struct run){.model = model, .random = {seed}};
     run->file = crash_file_new();
     run->sectors = model->size_bytes / model->sector_size;
-    run->tags = must(calloc((size_t)run->sectors, sizeof(*run->tags)));
-    run->histories =
-        must(calloc((size_t)run->sectors, sizeof(*run->histories)));
-    CHECK_OK(model->create(crash_file_of(run->file), model));
-    for (uint64_t i = 0; i < run->sectors; i++) {
-        note(run, i, parent_tag(model, i), 0);
+    run->largest = model->largest_bytes / model->sector_size;
+    if (run->largest < run->sectors) {
+        run->largest = run->sectors;
     }
+    run->tags = must(calloc((size_t)run->largest, sizeof(*run->tags)));
+    run->histories =
+        must(calloc((size_t)run->largest, sizeof(*run->histories)));
+    CHECK_OK(model->create(crash_file_of(run->file), model));
+    for (uint64_t i = 0; i < run->largest; i++) {
+        note(run, i, i < run->sectors ? parent_tag(model, i) : 0, 0);
+    }
+    add_version(run, &run->sizes, run->sectors, 0);
     note_commit(run);
     CHECK_OK(open_image(model, run->file, true, &run->guid, &run->image));
 }
@@ -334,9 +475,10 @@ start(struct run *run, const struct format_model *model, uint64_t seed)
 static void
 finish(struct run *run)
 {
-    for (uint64_t i = 0; i < run->sectors; i++) {
+    for (uint64_t i = 0; i < run->largest; i++) {
         free(run->histories[i].versions);
     }
+    free(run->sizes.versions);
     free(run->histories);
     free(run->tags);
     free(run->commits);
@@ -377,13 +519,12 @@ committed_by(const struct run *run, size_t events)
     return newest;
 }
 
-/* A sector may hold what it held at the newest commit, or
- * anything written to it since and before the cut. */
+/* A sector may hold what it held at the newest commit, or anything written to
+ * it since and before the cut; and so with the size. */
 static bool
-may_hold(const struct run *run, uint64_t sector, uint64_t tag,
-         size_t commit_clock, size_t events)
+may_hold(const struct history *history, uint64_t tag, size_t commit_clock,
+         size_t events)
 {
-    const struct history *history = &run->histories[sector];
     for (size_t i = history->count; i-- > 0;) {
         const struct version *version = &history->versions[i];
         if (version->event >= events && version->event != 0) {
@@ -408,7 +549,7 @@ check_sector(const struct run *run, struct vd_image *image, uint64_t sector,
     bool good = CHECK_OK(read_bytes(run->model, image, sector, buffer));
     for (uint32_t at = 0; at < run->model->sector_size && good; at += 512) {
         uint64_t tag = tag_of(buffer + at, 512);
-        good = may_hold(run, sector, tag, commit_clock, events);
+        good = may_hold(&run->histories[sector], tag, commit_clock, events);
         if (!good) {
             fprintf(stderr, "  sector %llu holds %llx after %zu events\n",
                     (unsigned long long)sector, (unsigned long long)tag,
@@ -422,7 +563,14 @@ static bool
 check_image(const struct run *run, struct vd_image *image, size_t events)
 {
     size_t commit = committed_by(run, events);
-    for (uint64_t i = 0; i < run->sectors; i++) {
+    uint64_t sectors = image->info.size_bytes / run->model->sector_size;
+    if (!CHECK(may_hold(&run->sizes, sectors, run->commit_clocks[commit],
+                        events))) {
+        fprintf(stderr, "  %llu sectors after %zu events\n",
+                (unsigned long long)sectors, events);
+        return false;
+    }
+    for (uint64_t i = 0; i < sectors; i++) {
         if (!check_sector(run, image, i, run->commit_clocks[commit], events)) {
             return false;
         }

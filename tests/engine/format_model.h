@@ -1,8 +1,9 @@
 /*
  * One format against a model: random writes, trims, zeroings, commits and
- * reopens, each sector compared with what a plain array holds; and, for every
- * prefix of the recorded changes and random subsets of what came after the
- * last barrier, that the image opens and holds what was committed.
+ * reopens, and changes of the image as a whole, each sector compared with what
+ * a plain array holds; and, for every prefix of the recorded changes and
+ * random subsets of what came after the last barrier, that the image opens
+ * and holds what was committed.
  */
 #ifndef VIRTDISK_TESTS_FORMAT_MODEL_H
 #define VIRTDISK_TESTS_FORMAT_MODEL_H
@@ -22,6 +23,9 @@ struct format_model {
     bool child; /* what is not here is the parent's pattern, else zeros */
     /* Makes the image in an empty file. */
     vd_error (*create)(struct vd_file *file, const struct format_model *model);
+    /* 0: only the payload changes; else the image is also resized, up to
+     * this, its blocks are forgotten and moved, and its file is cut. */
+    uint64_t largest_bytes;
 };
 
 /* Random operations, compared as they go and after every reopen. */

@@ -83,19 +83,23 @@ struct job {
 };
 
 static const struct job jobs[] = {
-    {{&vd_vhd_format, 9 * MIB + 512, 512, 2 * MIB, false, create}, 30},
-    {{&vd_vhd_format, 5 * MIB - 512, 512, 512 * KIB, false, create}, 30},
-    {{&vd_vhd_format, 9 * MIB + 512, 512, 2 * MIB, true, create}, 30},
-    {{&vd_vhd_format, 5 * MIB - 512, 512, 512 * KIB, true, create}, 30},
-    {{&vd_vhd_format, 9 * MIB, 512, 2 * MIB, false, create_unaligned}, 30},
-    {{&vd_vhd_format, 9 * MIB, 512, 2 * MIB, true, create_unaligned}, 30},
-    {{&vd_vhd_format, 14 * MIB, 512, 4 * MIB, true, create_unaligned}, 20},
+    {{&vd_vhd_format, 9 * MIB + 512, 512, 2 * MIB, false, create, 0}, 30},
+    {{&vd_vhd_format, 5 * MIB - 512, 512, 512 * KIB, false, create, 0}, 30},
+    {{&vd_vhd_format, 9 * MIB + 512, 512, 2 * MIB, true, create, 0}, 30},
+    {{&vd_vhd_format, 5 * MIB - 512, 512, 512 * KIB, true, create, 0}, 30},
+    {{&vd_vhd_format, 9 * MIB, 512, 2 * MIB, false, create_unaligned, 0}, 30},
+    {{&vd_vhd_format, 9 * MIB, 512, 2 * MIB, true, create_unaligned, 0}, 30},
+    {{&vd_vhd_format, 14 * MIB, 512, 4 * MIB, true, create_unaligned, 0}, 20},
     /* Small ones, for their many blocks that come and go. */
-    {{&vd_vhd_format, 64 * KIB, 512, 4 * KIB, false, create_unaligned}, 400},
-    {{&vd_vhd_format, 63 * KIB, 512, 4 * KIB, true, create_unaligned}, 400},
-    {{&vd_vhd_format, 95 * KIB, 512, 8 * KIB, false, create_old_dynamic}, 300},
-    {{&vd_vhd_format, 3 * MIB, 512, 512 * KIB, false, create_old_dynamic}, 30},
-    {{&vd_vhd_format, 2 * MIB + 512, 512, MIB, false, create_old_fixed}, 30},
+    {{&vd_vhd_format, 64 * KIB, 512, 4 * KIB, false, create_unaligned, 0},
+     400},
+    {{&vd_vhd_format, 63 * KIB, 512, 4 * KIB, true, create_unaligned, 0}, 400},
+    {{&vd_vhd_format, 95 * KIB, 512, 8 * KIB, false, create_old_dynamic, 0},
+     300},
+    {{&vd_vhd_format, 3 * MIB, 512, 512 * KIB, false, create_old_dynamic, 0},
+     30},
+    {{&vd_vhd_format, 2 * MIB + 512, 512, MIB, false, create_old_fixed, 0},
+     30},
 };
 
 int

@@ -45,11 +45,15 @@ create_fixed(struct vd_file *file, const struct format_model *model)
 }
 
 static const struct format_model models[] = {
-    {&vd_vhdx_format, 9 * MIB + 512, 512, MIB, false, create_dynamic},
-    {&vd_vhdx_format, 9 * MIB + 512, 512, MIB, true, create_dynamic},
-    {&vd_vhdx_format, 9 * MIB + 4096, 4096, MIB, true, create_dynamic},
-    {&vd_vhdx_format, 9 * MIB, 4096, 2 * MIB, false, create_dynamic},
-    {&vd_vhdx_format, 5 * MIB, 512, 2 * MIB, false, create_fixed},
+    {&vd_vhdx_format, 9 * MIB + 512, 512, MIB, false, create_dynamic, 0},
+    {&vd_vhdx_format, 9 * MIB + 512, 512, MIB, true, create_dynamic, 0},
+    {&vd_vhdx_format, 9 * MIB + 4096, 4096, MIB, true, create_dynamic, 0},
+    {&vd_vhdx_format, 9 * MIB, 4096, 2 * MIB, false, create_dynamic, 0},
+    {&vd_vhdx_format, 5 * MIB, 512, 2 * MIB, false, create_fixed, 0},
+    {&vd_vhdx_format, 5 * MIB, 512, MIB, false, create_dynamic, 9 * MIB},
+    {&vd_vhdx_format, 5 * MIB + 512, 512, MIB, true, create_dynamic, 9 * MIB},
+    {&vd_vhdx_format, 6 * MIB, 4096, 2 * MIB, true, create_dynamic, 12 * MIB},
+    {&vd_vhdx_format, 3 * MIB, 4096, MIB, false, create_fixed, 6 * MIB},
 };
 
 int
@@ -61,7 +65,9 @@ main(int argc, char **argv)
             format_model_run(&models[i], seed, 200);
         }
         format_model_create(&models[i], 4);
-        format_model_crash(&models[i], 77 + i, 40, 2, 4);
+        bool whole = models[i].largest_bytes != 0;
+        format_model_crash(&models[i], 77 + i, 40, whole ? 7 : 2,
+                           whole ? 2 : 4);
         format_model_fail(&models[i], 99 + i, 12);
     }
     return check_result();

@@ -1,7 +1,6 @@
 /*
  * VHDX: the format as the rest of the engine sees it ([MS-VHDX] v20240423).
- * Read and written: fixed, dynamic and differencing images, with the log.
- * Not written: region tables and metadata items (resizing is elsewhere).
+ * Fixed, dynamic and differencing images, with the log.
  */
 #include "format/vhdx.h"
 
@@ -54,8 +53,8 @@ check_writable(const struct vhdx_image *vhdx)
     return ERROR_SUCCESS;
 }
 
-static void
-fill_info(struct vhdx_image *vhdx)
+void
+vd_vhdx_fill_info(struct vhdx_image *vhdx)
 {
     const struct vhdx_metadata *metadata = &vhdx->metadata;
     struct vd_image_info *info = &vhdx->image.info;
@@ -100,9 +99,7 @@ load(struct vhdx_image *vhdx)
         error = vd_vhdx_metadata_read(vhdx);
     }
     if (error == ERROR_SUCCESS) {
-        error = vd_vhdx_geometry_of(&vhdx->metadata, &vhdx->geometry);
-    }
-    if (error == ERROR_SUCCESS) {
+        vd_vhdx_geometry_of(&vhdx->metadata, &vhdx->geometry);
         error = vd_vhdx_pages_create(vhdx);
     }
     return error != ERROR_SUCCESS ? error : vd_vhdx_bat_check(vhdx);
@@ -114,8 +111,9 @@ free_image(struct vhdx_image *vhdx)
     vd_vhdx_pages_free(vhdx);
     vd_vhdx_overlay_free(&vhdx->overlay);
     vd_vhdx_parent_paths_free(&vhdx->metadata.locator.paths);
-    free(vhdx->regions.all);
-    free(vhdx->space.blocks);
+    vd_vhdx_regions_free(&vhdx->regions);
+    free(vhdx->space.pieces);
+    free(vhdx->layout.pieces);
     free(vhdx);
 }
 
@@ -142,7 +140,7 @@ open_image(struct vd_file *file, const struct vd_open_request *request,
         free_image(vhdx);
         return error;
     }
-    fill_info(vhdx);
+    vd_vhdx_fill_info(vhdx);
     *out = &vhdx->image;
     return ERROR_SUCCESS;
 }
@@ -221,6 +219,16 @@ const struct vd_format vd_vhdx_format = {
     .zero = vd_vhdx_zero,
     .commit = vd_vhdx_commit,
     .reclaim = vd_vhdx_reclaim,
+    .resize = vd_vhdx_resize,
+    .forget = vd_vhdx_forget,
+    .relocate = vd_vhdx_relocate,
+    .occupied = vd_vhdx_occupied,
+    .shorten = vd_vhdx_shorten,
+    .change = vd_vhdx_change,
+    .metadata_list = vd_vhdx_metadata_list,
+    .metadata_get = vd_vhdx_metadata_get,
+    .metadata_set = vd_vhdx_metadata_set,
+    .metadata_delete = vd_vhdx_metadata_delete,
     .create_defaults = vd_vhdx_create_defaults,
     .create = vd_vhdx_create_image,
     .parent_paths = parent_paths,

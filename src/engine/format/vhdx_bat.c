@@ -6,14 +6,16 @@
 #include "format/vhdx.h"
 
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/trace.h"
 
 /* The largest BAT that is checked whole at open: 1 MiB. */
 #define WHOLE_CHECK_ENTRIES (VHDX_MIB / 8)
 
-vd_error
+void
 vd_vhdx_geometry_of(const struct vhdx_metadata *metadata,
                     struct vhdx_geometry *out)
 {
@@ -34,7 +36,6 @@ vd_vhdx_geometry_of(const struct vhdx_metadata *metadata,
             : geometry.payload_blocks +
                   (geometry.payload_blocks - 1) / geometry.chunk_ratio;
     *out = geometry;
-    return ERROR_SUCCESS;
 }
 
 vd_error
@@ -70,9 +71,8 @@ claim(struct claims *claims, uint64_t offset, uint64_t length)
     return true;
 }
 
-/* Whether an entry owns space: present, or kept as an anchor. */
-static bool
-owns_space(const struct vhdx_image *vhdx, uint64_t entry, bool bitmap)
+bool
+vd_vhdx_owns_space(const struct vhdx_image *vhdx, uint64_t entry, bool bitmap)
 {
     switch (VHDX_ENTRY_STATE(entry)) {
     case VHDX_NOT_PRESENT:
@@ -87,44 +87,47 @@ owns_space(const struct vhdx_image *vhdx, uint64_t entry, bool bitmap)
 static void
 raise_space_end(struct vhdx_image *vhdx, uint64_t end)
 {
-    if (end > vhdx->space_end) {
-        vhdx->space_end = end;
+    if (end > vhdx->space.end) {
+        vhdx->space.end = end;
     }
-}
-
-static vd_error
-claim_entry(struct vhdx_image *vhdx, struct claims *claims, uint64_t index)
-{
-    uint64_t entry;
-    vd_error error = vd_vhdx_bat_entry(vhdx, index, &entry);
-    if (error != ERROR_SUCCESS) {
-        return error;
-    }
-    bool bitmap =
-        index % (vhdx->geometry.chunk_ratio + 1) == vhdx->geometry.chunk_ratio;
-    uint64_t length = bitmap ? VHDX_BITMAP_SIZE : vhdx->geometry.block_size;
-    if (!owns_space(vhdx, entry, bitmap)) {
-        return ERROR_SUCCESS;
-    }
-    raise_space_end(vhdx, VHDX_ENTRY_OFFSET(entry) + length);
-    if (!claim(claims, VHDX_ENTRY_OFFSET(entry), length)) {
-        vd_trace(VD_TRACE_FORMAT, "VHDX: BAT entry %llu overlaps another",
-                 (unsigned long long)index);
-        return ERROR_VHD_BLOCK_ALLOCATION_TABLE_CORRUPT;
-    }
-    return ERROR_SUCCESS;
 }
 
 /* The end of what the file and its regions reach, to the next MiB. */
 static void
 find_space_end(struct vhdx_image *vhdx)
 {
+    const struct vhdx_region_set *set = atomic_load(&vhdx->regions.set);
     uint64_t size = atomic_load(&vhdx->file_size);
-    vhdx->space_end = (size + VHDX_MIB - 1) / VHDX_MIB * VHDX_MIB;
-    for (size_t i = 0; i < vhdx->regions.count; i++) {
-        raise_space_end(vhdx, vhdx->regions.all[i].offset +
-                                  vhdx->regions.all[i].length);
+    vhdx->space.end = (size + VHDX_MIB - 1) / VHDX_MIB * VHDX_MIB;
+    for (size_t i = 0; i < set->count; i++) {
+        raise_space_end(vhdx, set->all[i].offset + set->all[i].length);
     }
+}
+
+/* What an entry owns; a length of 0: nothing. */
+static struct vhdx_piece
+piece_of(const struct vhdx_image *vhdx, uint64_t index, uint64_t entry)
+{
+    bool bitmap = vd_vhdx_is_bitmap_index(&vhdx->geometry, index);
+    struct vhdx_piece piece = {.offset = VHDX_ENTRY_OFFSET(entry),
+                               .index = index};
+    if (vd_vhdx_owns_space(vhdx, entry, bitmap)) {
+        piece.length = bitmap ? VHDX_BITMAP_SIZE : vhdx->geometry.block_size;
+    }
+    return piece;
+}
+
+static vd_error
+claim_piece(struct vhdx_image *vhdx, struct claims *claims,
+            const struct vhdx_piece *piece)
+{
+    raise_space_end(vhdx, piece->offset + piece->length);
+    if (!claim(claims, piece->offset, piece->length)) {
+        vd_trace(VD_TRACE_FORMAT, "VHDX: BAT entry %llu overlaps another",
+                 (unsigned long long)piece->index);
+        return ERROR_VHD_BLOCK_ALLOCATION_TABLE_CORRUPT;
+    }
+    return ERROR_SUCCESS;
 }
 
 static vd_error
@@ -138,7 +141,36 @@ check_whole(struct vhdx_image *vhdx)
     }
     claims.bits = bits;
     for (uint64_t i = 0; i < vhdx->geometry.bat_entries; i++) {
-        vd_error error = claim_entry(vhdx, &claims, i);
+        uint64_t entry;
+        vd_error error = vd_vhdx_bat_entry(vhdx, i, &entry);
+        if (error == ERROR_SUCCESS) {
+            struct vhdx_piece piece = piece_of(vhdx, i, entry);
+            error = claim_piece(vhdx, &claims, &piece);
+        }
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+    }
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_vhdx_bat_scan(struct vhdx_image *vhdx, vhdx_visit *visit, void *context)
+{
+    uint64_t words[VHDX_PAGE_WORDS];
+    for (uint64_t i = 0; i < vhdx->geometry.bat_entries; i++) {
+        vd_error error = ERROR_SUCCESS;
+        if (i % VHDX_PAGE_WORDS == 0) {
+            error = vd_vhdx_bat_peek(vhdx, i / VHDX_PAGE_WORDS, words);
+        }
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+        struct vhdx_piece piece =
+            piece_of(vhdx, i, words[i % VHDX_PAGE_WORDS]);
+        if (piece.length != 0) {
+            error = visit(context, &piece);
+        }
         if (error != ERROR_SUCCESS) {
             return error;
         }
@@ -152,7 +184,7 @@ check_whole(struct vhdx_image *vhdx)
  * in 32 MiB ones) are checked one by one when they are first used, so that a
  * claim of 64 TiB costs nothing.
  *
- * Leaves in space_end where new blocks may go.  A block starts inside the
+ * Leaves in space.end where new blocks may go.  A block starts inside the
  * file, but its end may have been cut off; what has not been looked at is
  * taken to end as far out as it could.
  */
@@ -163,12 +195,46 @@ vd_vhdx_bat_check(struct vhdx_image *vhdx)
         vd_trace(VD_TRACE_FORMAT, "VHDX: the BAT does not fit its region");
         return ERROR_VHD_BLOCK_ALLOCATION_TABLE_CORRUPT;
     }
+    atomic_store(&vhdx->bat_entries, vhdx->geometry.bat_entries);
     find_space_end(vhdx);
     if (vhdx->geometry.bat_entries > WHOLE_CHECK_ENTRIES) {
-        vhdx->space_end += vhdx->geometry.block_size - VHDX_MIB;
+        vhdx->space.end += vhdx->geometry.block_size - VHDX_MIB;
         return ERROR_SUCCESS;
     }
     return check_whole(vhdx);
+}
+
+/* ---- another place for the table ---- */
+
+vd_error
+vd_vhdx_bat_write(struct vhdx_image *vhdx,
+                  const struct vhdx_geometry *geometry, uint64_t offset,
+                  uint64_t first_new, vhdx_fill *fill, void *context)
+{
+    uint64_t words[VHDX_PAGE_WORDS];
+    uint8_t bytes[VHDX_PAGE_SIZE];
+    for (uint64_t i = 0; i < geometry->bat_entries; i += VHDX_PAGE_WORDS) {
+        vd_error error = ERROR_SUCCESS;
+        memset(words, 0, sizeof(words));
+        if (i < first_new) {
+            error = vd_vhdx_bat_peek(vhdx, i / VHDX_PAGE_WORDS, words);
+        }
+        for (unsigned k = 0; k < VHDX_PAGE_WORDS; k++) {
+            if (i + k >= first_new) {
+                words[k] =
+                    i + k < geometry->bat_entries ? fill(context, i + k) : 0;
+            }
+            vd_put_le64(bytes + (size_t)k * 8, words[k]);
+        }
+        if (error == ERROR_SUCCESS) {
+            error = vd_file_pwrite(vhdx->image.file, bytes, sizeof(bytes),
+                                   offset + i * 8);
+        }
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+    }
+    return ERROR_SUCCESS;
 }
 
 /* ---- lookup ---- */

@@ -74,7 +74,7 @@ check(const struct vhdx_create_request *request)
     return ERROR_SUCCESS;
 }
 
-static vd_error
+static void
 plan(const struct vhdx_create_request *request, struct layout *layout)
 {
     struct vhdx_metadata metadata = {
@@ -83,10 +83,7 @@ plan(const struct vhdx_create_request *request, struct layout *layout)
         .logical_sector_size = request->logical_sector_size,
         .has_parent = request->has_parent,
     };
-    vd_error error = vd_vhdx_geometry_of(&metadata, &layout->geometry);
-    if (error != ERROR_SUCCESS) {
-        return error;
-    }
+    vd_vhdx_geometry_of(&metadata, &layout->geometry);
     /* At most 513 MiB and 64 TiB: far from overflow. */
     layout->bat_length = (layout->geometry.bat_entries * 8 + VHDX_MIB - 1) /
                          VHDX_MIB * VHDX_MIB;
@@ -96,7 +93,6 @@ plan(const struct vhdx_create_request *request, struct layout *layout)
         layout->file_size +=
             layout->geometry.payload_blocks * request->block_size;
     }
-    return ERROR_SUCCESS;
 }
 
 /* ---- headers and region tables ---- */
@@ -298,9 +294,7 @@ vd_vhdx_create(struct vd_file *file, const struct vhdx_create_request *request)
     struct layout layout;
     vd_error error = check(request);
     if (error == ERROR_SUCCESS) {
-        error = plan(request, &layout);
-    }
-    if (error == ERROR_SUCCESS) {
+        plan(request, &layout);
         error = make_space(file, request, &layout);
     }
     if (error == ERROR_SUCCESS) {

@@ -81,24 +81,27 @@ put_header(struct vhdx_image *vhdx, uint8_t *entry, size_t pages)
                 (size + VHDX_MIB - 1) / VHDX_MIB * VHDX_MIB);
 }
 
-static void
-put_page(const struct vhdx_image *vhdx, uint8_t *descriptor, uint8_t *sector,
+static vd_error
+put_page(struct vhdx_image *vhdx, uint8_t *descriptor, uint8_t *sector,
          const struct vhdx_page *page)
 {
     uint8_t bytes[VHDX_PAGE_SIZE];
+    uint64_t offset;
+    vd_error error = vd_vhdx_page_offset(vhdx, page, &offset);
     for (unsigned i = 0; i < VHDX_PAGE_WORDS; i++) {
         vd_put_le64(bytes + i * 8, atomic_load(&page->words[i]));
     }
     memcpy(descriptor, "desc", 4);
     memcpy(descriptor + DESCRIPTOR_TRAILING, bytes + VHDX_PAGE_SIZE - 4, 4);
     memcpy(descriptor + DESCRIPTOR_LEADING, bytes, 8);
-    vd_put_le64(descriptor + DESCRIPTOR_FILE_OFFSET, page->file_offset);
+    vd_put_le64(descriptor + DESCRIPTOR_FILE_OFFSET, offset);
     vd_put_le64(descriptor + DESCRIPTOR_SEQUENCE, vhdx->log_sequence);
     memcpy(sector, "data", 4);
     vd_put_le32(sector + DATA_SEQUENCE_HIGH,
                 (uint32_t)(vhdx->log_sequence >> 32));
     memcpy(sector + DATA_BYTES, bytes + 8, VHDX_PAGE_SIZE - 12);
     vd_put_le32(sector + DATA_SEQUENCE_LOW, (uint32_t)vhdx->log_sequence);
+    return error;
 }
 
 /* ---- writing it ---- */
@@ -134,14 +137,17 @@ write_entry(struct vhdx_image *vhdx)
     put_header(vhdx, entry, pages);
     uint8_t *descriptor = entry + ENTRY_DESCRIPTORS;
     uint8_t *sector = entry + length - pages * VHDX_PAGE_SIZE;
-    for (struct vhdx_page *page = vhdx->dirty; page != NULL;
-         page = page->next_dirty) {
-        put_page(vhdx, descriptor, sector, page);
+    vd_error error = ERROR_SUCCESS;
+    for (struct vhdx_page *page = vhdx->dirty;
+         page != NULL && error == ERROR_SUCCESS; page = page->next_dirty) {
+        error = put_page(vhdx, descriptor, sector, page);
         descriptor += DESCRIPTOR_SIZE;
         sector += VHDX_PAGE_SIZE;
     }
     vd_put_le32(entry + ENTRY_CHECKSUM, vd_crc32c(entry, length));
-    vd_error error = write_ring(vhdx, entry, length);
+    if (error == ERROR_SUCCESS) {
+        error = write_ring(vhdx, entry, length);
+    }
     if (error == ERROR_SUCCESS) {
         error = vd_file_flush(vhdx->image.file);
     }
@@ -150,17 +156,6 @@ write_entry(struct vhdx_image *vhdx)
             (uint32_t)((vhdx->log_head + length) % vhdx->header.log_length);
     }
     return error;
-}
-
-vd_error
-vd_vhdx_page_apply(struct vhdx_image *vhdx, const struct vhdx_page *page)
-{
-    uint8_t bytes[VHDX_PAGE_SIZE];
-    for (unsigned i = 0; i < VHDX_PAGE_WORDS; i++) {
-        vd_put_le64(bytes + i * 8, atomic_load(&page->words[i]));
-    }
-    return vd_file_pwrite(vhdx->image.file, bytes, sizeof(bytes),
-                          page->file_offset);
 }
 
 /* Writes the logged pages to their places and takes them off the list. */
@@ -174,16 +169,20 @@ apply_pages(struct vhdx_image *vhdx)
             return error;
         }
         vhdx->dirty = page->next_dirty;
+        vhdx->dirty_count--;
         page->dirty = false;
         page->next_dirty = NULL;
+        if (page->kind == VHDX_PAGE_LOOSE) {
+            free(page);
+        }
     }
-    vhdx->dirty_count = 0;
     return ERROR_SUCCESS;
 }
 
 static vd_error
 commit_pages(struct vhdx_image *vhdx)
 {
+    vd_vhdx_space_punch(vhdx);
     vd_error error = vd_file_flush(vhdx->image.file);
     if (error != ERROR_SUCCESS || vhdx->dirty == NULL) {
         return error;
@@ -216,6 +215,31 @@ vd_vhdx_commit(struct vd_image *image)
         return ERROR_IO_DEVICE;
     }
     return remember(vhdx, commit_pages(vhdx));
+}
+
+/* No change of one block touches more pages than this: two of the BAT, and
+ * the bitmap of a 256 MiB block in 512-byte sectors. */
+#define PAGES_OF_ONE_CHANGE 20
+
+vd_error
+vd_vhdx_make_room(struct vhdx_image *vhdx)
+{
+    return vhdx->dirty_count + PAGES_OF_ONE_CHANGE <=
+                   vd_vhdx_log_capacity(vhdx)
+               ? ERROR_SUCCESS
+               : vd_vhdx_commit(&vhdx->image);
+}
+
+/* The entries before may announce a longer file; what they changed is made
+ * durable, and this one takes their place. */
+vd_error
+vd_vhdx_log_settle(struct vhdx_image *vhdx)
+{
+    vd_error error = vd_file_flush(vhdx->image.file);
+    if (error == ERROR_SUCCESS) {
+        error = write_entry(vhdx);
+    }
+    return remember(vhdx, error);
 }
 
 /* ---- the session ---- */
@@ -269,7 +293,7 @@ begin(struct vhdx_image *vhdx, enum vd_change change)
     }
     error = remember(vhdx, begin_session(vhdx, change));
     vhdx->begun = error == ERROR_SUCCESS;
-    return error;
+    return error != ERROR_SUCCESS ? error : vd_vhdx_regions_repair(vhdx);
 }
 
 /* A session that has only changed the layout comes to change the content:
@@ -299,6 +323,7 @@ vd_vhdx_begin(struct vd_image *image, enum vd_change change)
     }
     if (error == ERROR_SUCCESS && change == VD_CHANGE_CONTENT) {
         vhdx->content_begun = true;
+        image->info.identifier = vhdx->header.data_write_guid;
     }
     return error;
 }
@@ -311,6 +336,8 @@ vd_vhdx_end(struct vhdx_image *vhdx)
     }
     vd_error error = vd_vhdx_commit(&vhdx->image);
     if (error == ERROR_SUCCESS) {
+        vd_vhdx_reclaim(&vhdx->image); /* nobody looks up any more */
+        vd_vhdx_space_punch(vhdx);
         error = vd_file_flush(vhdx->image.file);
     }
     if (error == ERROR_SUCCESS) {

@@ -14,27 +14,9 @@
 #include "base/trace.h"
 
 enum {
-    TABLE_SIGNATURE = 0,
-    TABLE_ENTRY_COUNT = 10,
-    TABLE_ENTRIES = 32,
-    TABLE_SIZE = 64 * 1024,
-    ENTRY_ID = 0,
-    ENTRY_OFFSET = 16,
-    ENTRY_LENGTH = 20,
-    ENTRY_FLAGS = 24,
-    ENTRY_SIZE = 32,
-};
-
-enum {
-    FLAG_IS_USER = 1,
-    FLAG_IS_REQUIRED = 4,
     PARAMETER_LEAVE_ALLOCATED = 1,
     PARAMETER_HAS_PARENT = 2,
 };
-
-#define MAX_ENTRIES 2047
-#define MAX_USER_ENTRIES 1024
-#define MAX_ITEM_LENGTH VHDX_MIB
 
 struct entry {
     const uint8_t *id;
@@ -191,12 +173,13 @@ vd_vhdx_item_guid(enum vhdx_item item)
 static struct entry
 entry_at(const uint8_t *table, unsigned index)
 {
-    const uint8_t *at = table + TABLE_ENTRIES + (size_t)index * ENTRY_SIZE;
+    const uint8_t *at =
+        table + VHDX_METADATA_ENTRIES + (size_t)index * VHDX_ITEM_ENTRY_SIZE;
     return (struct entry){
-        .id = at + ENTRY_ID,
-        .offset = vd_get_le32(at + ENTRY_OFFSET),
-        .length = vd_get_le32(at + ENTRY_LENGTH),
-        .flags = vd_get_le32(at + ENTRY_FLAGS),
+        .id = at + VHDX_ITEM_ID,
+        .offset = vd_get_le32(at + VHDX_ITEM_OFFSET),
+        .length = vd_get_le32(at + VHDX_ITEM_LENGTH),
+        .flags = vd_get_le32(at + VHDX_ITEM_FLAGS),
     };
 }
 
@@ -204,16 +187,17 @@ static vd_error
 check_entry(const struct entry *entry, uint32_t region_length)
 {
     static const struct vd_guid zero;
-    bool user = entry->flags & FLAG_IS_USER;
+    bool user = entry->flags & VHDX_ITEM_IS_USER;
     if (memcmp(entry->id, &zero, VD_GUID_SIZE) == 0 ||
-        (user && (entry->flags & FLAG_IS_REQUIRED))) {
+        (user && (entry->flags & VHDX_ITEM_IS_REQUIRED))) {
         return corrupt("an item without id, or a required user item");
     }
     if (entry->length == 0) {
         return entry->offset == 0 ? ERROR_SUCCESS
                                   : corrupt("an empty item with an offset");
     }
-    if (entry->length > MAX_ITEM_LENGTH || entry->offset < TABLE_SIZE ||
+    if (entry->length > VHDX_ITEM_LENGTH_MAX ||
+        entry->offset < VHDX_METADATA_TABLE_SIZE ||
         !vd_range_within(entry->offset, entry->length, region_length)) {
         return corrupt("an item outside the region");
     }
@@ -223,8 +207,9 @@ check_entry(const struct entry *entry, uint32_t region_length)
 static bool
 items_collide(const struct entry *a, const struct entry *b)
 {
-    bool same = memcmp(a->id, b->id, VD_GUID_SIZE) == 0 &&
-                (a->flags & FLAG_IS_USER) == (b->flags & FLAG_IS_USER);
+    bool same =
+        memcmp(a->id, b->id, VD_GUID_SIZE) == 0 &&
+        (a->flags & VHDX_ITEM_IS_USER) == (b->flags & VHDX_ITEM_IS_USER);
     bool overlap = a->length != 0 && b->length != 0 &&
                    a->offset < (uint64_t)b->offset + b->length &&
                    b->offset < (uint64_t)a->offset + a->length;
@@ -241,7 +226,7 @@ check_table(const uint8_t *table, unsigned count, uint32_t region_length)
         if (error != ERROR_SUCCESS) {
             return error;
         }
-        users += entry.flags & FLAG_IS_USER;
+        users += entry.flags & VHDX_ITEM_IS_USER;
         for (unsigned j = 0; j < i; j++) {
             struct entry other = entry_at(table, j);
             if (items_collide(&entry, &other)) {
@@ -249,8 +234,8 @@ check_table(const uint8_t *table, unsigned count, uint32_t region_length)
             }
         }
     }
-    return users <= MAX_USER_ENTRIES ? ERROR_SUCCESS
-                                     : corrupt("too many user items");
+    return users <= VHDX_USER_ITEMS_MAX ? ERROR_SUCCESS
+                                        : corrupt("too many user items");
 }
 
 static const struct known_item *
@@ -258,7 +243,7 @@ find_known(const struct entry *entry)
 {
     for (size_t i = 0; i < VHDX_ITEM_COUNT; i++) {
         if (memcmp(entry->id, &known_items[i].id, VD_GUID_SIZE) == 0 &&
-            !(entry->flags & FLAG_IS_USER)) {
+            !(entry->flags & VHDX_ITEM_IS_USER)) {
             return &known_items[i];
         }
     }
@@ -292,7 +277,7 @@ take_items(struct vhdx_image *vhdx, const uint8_t *table, unsigned count,
         struct entry entry = entry_at(table, i);
         const struct known_item *known = find_known(&entry);
         if (known == NULL) {
-            if (entry.flags & FLAG_IS_REQUIRED) {
+            if (entry.flags & VHDX_ITEM_IS_REQUIRED) {
                 vd_trace(VD_TRACE_FORMAT,
                          "VHDX: unknown required metadata item");
                 return ERROR_VHD_FORMAT_UNSUPPORTED_VERSION;
@@ -335,18 +320,18 @@ check_items(struct vhdx_metadata *metadata, const bool found[VHDX_ITEM_COUNT])
 vd_error
 vd_vhdx_metadata_read(struct vhdx_image *vhdx)
 {
-    VD_AUTO_FREE uint8_t *table = malloc(TABLE_SIZE);
+    VD_AUTO_FREE uint8_t *table = malloc(VHDX_METADATA_TABLE_SIZE);
     if (table == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
-    vd_error error = vd_vhdx_read_metadata(vhdx, table, TABLE_SIZE,
-                                           vhdx->regions.metadata.offset);
+    vd_error error = vd_vhdx_read_metadata(
+        vhdx, table, VHDX_METADATA_TABLE_SIZE, vhdx->regions.metadata.offset);
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    unsigned count = vd_get_le16(table + TABLE_ENTRY_COUNT);
-    if (memcmp(table + TABLE_SIGNATURE, "metadata", 8) != 0 ||
-        count > MAX_ENTRIES) {
+    unsigned count = vd_get_le16(table + VHDX_METADATA_COUNT);
+    if (memcmp(table + VHDX_METADATA_SIGNATURE, "metadata", 8) != 0 ||
+        count > VHDX_ITEMS_MAX) {
         return corrupt("no table, or too many entries");
     }
     error = check_table(table, count, vhdx->regions.metadata.length);

@@ -115,18 +115,30 @@ vd_vhdx_read_metadata(struct vhdx_image *vhdx, void *buffer, size_t length,
 
 /* ---- pages ---- */
 
+/* Slots for the largest disk: memory that nobody touches is not there. */
+static void
+largest(const struct vhdx_image *vhdx, size_t *pages_out, size_t *chunks_out)
+{
+    struct vhdx_metadata metadata = vhdx->metadata;
+    struct vhdx_geometry geometry;
+    metadata.size_bytes = VHDX_MAX_SIZE;
+    vd_vhdx_geometry_of(&metadata, &geometry);
+    *pages_out = (size_t)((geometry.bat_entries + VHDX_PAGE_WORDS - 1) /
+                          VHDX_PAGE_WORDS);
+    *chunks_out = (size_t)geometry.chunks;
+}
+
 vd_error
 vd_vhdx_pages_create(struct vhdx_image *vhdx)
 {
-    uint64_t pages =
-        (vhdx->geometry.bat_entries + VHDX_PAGE_WORDS - 1) / VHDX_PAGE_WORDS;
-    vhdx->bat_pages = calloc((size_t)pages, sizeof(*vhdx->bat_pages));
+    size_t pages, chunks;
+    largest(vhdx, &pages, &chunks);
+    vhdx->bat_pages = calloc(pages, sizeof(*vhdx->bat_pages));
     if (vhdx->bat_pages == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
     if (vhdx->metadata.has_parent) {
-        vhdx->bitmaps =
-            calloc((size_t)vhdx->geometry.chunks, sizeof(*vhdx->bitmaps));
+        vhdx->bitmaps = calloc(chunks, sizeof(*vhdx->bitmaps));
         if (vhdx->bitmaps == NULL) {
             return ERROR_NOT_ENOUGH_MEMORY;
         }
@@ -147,13 +159,15 @@ free_bitmap(struct vhdx_bitmap *bitmap)
 void
 vd_vhdx_pages_free(struct vhdx_image *vhdx)
 {
-    uint64_t pages =
-        (vhdx->geometry.bat_entries + VHDX_PAGE_WORDS - 1) / VHDX_PAGE_WORDS;
-    for (uint64_t i = 0; vhdx->bat_pages != NULL && i < pages; i++) {
+    size_t pages = 0, chunks = 0;
+    vd_vhdx_unstage(vhdx);
+    if (vhdx->bat_pages != NULL) {
+        largest(vhdx, &pages, &chunks);
+    }
+    for (size_t i = 0; i < pages; i++) {
         free(atomic_load(&vhdx->bat_pages[i]));
     }
-    for (uint64_t i = 0; vhdx->bitmaps != NULL && i < vhdx->geometry.chunks;
-         i++) {
+    for (size_t i = 0; vhdx->bitmaps != NULL && i < chunks; i++) {
         struct vhdx_bitmap *bitmap = atomic_load(&vhdx->bitmaps[i]);
         if (bitmap != NULL) {
             free_bitmap(bitmap);
@@ -179,10 +193,9 @@ read_page(struct vhdx_image *vhdx, uint64_t file_offset,
     if (page == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
-    page->file_offset = file_offset;
-    page->dirty = false;
-    page->allocated = false;
-    page->next_dirty = NULL;
+    memset(page, 0, offsetof(struct vhdx_page, words));
+    page->kind = VHDX_PAGE_LOOSE;
+    page->number = file_offset / VHDX_PAGE_SIZE;
     for (unsigned i = 0; i < VHDX_PAGE_WORDS; i++) {
         atomic_init(&page->words[i], vd_get_le64(bytes + i * 8));
     }
@@ -221,8 +234,9 @@ is_block_space(const struct vhdx_image *vhdx, uint64_t offset, uint64_t length)
         offset >= atomic_load(&vhdx->file_size)) {
         return false;
     }
-    for (size_t i = 0; i < vhdx->regions.count; i++) {
-        const struct vhdx_region *region = &vhdx->regions.all[i];
+    const struct vhdx_region_set *set = atomic_load(&vhdx->regions.set);
+    for (size_t i = 0; i < set->count; i++) {
+        const struct vhdx_region *region = &set->all[i];
         if (offset < region->offset + region->length &&
             region->offset < offset + length) {
             return false;
@@ -273,21 +287,40 @@ static vd_error
 check_bat_page(const struct vhdx_image *vhdx, const struct vhdx_page *page,
                uint64_t first_index)
 {
-    const struct vhdx_geometry *geometry = &vhdx->geometry;
+    uint64_t entries = atomic_load(&vhdx->bat_entries);
     for (unsigned i = 0; i < VHDX_PAGE_WORDS; i++) {
         uint64_t index = first_index + i;
-        if (index >= geometry->bat_entries) {
+        if (index >= entries) {
             break; /* what follows is not ours to judge */
         }
         uint64_t entry = atomic_load(&page->words[i]);
-        bool bitmap =
-            index % (geometry->chunk_ratio + 1) == geometry->chunk_ratio;
+        bool bitmap = vd_vhdx_is_bitmap_index(&vhdx->geometry, index);
         bool good =
             bitmap ? check_bitmap(vhdx, entry) : check_payload(vhdx, entry);
         if (!good || VHDX_ENTRY_RESERVED(entry) != 0) {
             return corrupt(index, entry);
         }
     }
+    return ERROR_SUCCESS;
+}
+
+static vd_error
+read_bat_page(struct vhdx_image *vhdx, uint64_t number, struct vhdx_page **out)
+{
+    struct vhdx_page *page;
+    vd_error error = read_page(
+        vhdx, atomic_load(&vhdx->bat_offset) + number * VHDX_PAGE_SIZE, &page);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    page->kind = VHDX_PAGE_BAT;
+    page->number = number;
+    error = check_bat_page(vhdx, page, number * VHDX_PAGE_WORDS);
+    if (error != ERROR_SUCCESS) {
+        free(page);
+        return error;
+    }
+    *out = page;
     return ERROR_SUCCESS;
 }
 
@@ -299,20 +332,32 @@ vd_vhdx_bat_page(struct vhdx_image *vhdx, uint64_t index,
     vhdx_page_slot *slot = &vhdx->bat_pages[number];
     struct vhdx_page *page = atomic_load(slot);
     if (page == NULL) {
-        vd_error error = read_page(
-            vhdx, vhdx->regions.bat.offset + number * VHDX_PAGE_SIZE, &page);
-        if (error == ERROR_SUCCESS) {
-            error = check_bat_page(vhdx, page, number * VHDX_PAGE_WORDS);
-            if (error != ERROR_SUCCESS) {
-                free(page);
-            }
-        }
+        vd_error error = read_bat_page(vhdx, number, &page);
         if (error != ERROR_SUCCESS) {
             return error;
         }
         publish(slot, &page);
     }
     *out = page;
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_vhdx_bat_peek(struct vhdx_image *vhdx, uint64_t number,
+                 uint64_t words[VHDX_PAGE_WORDS])
+{
+    VD_AUTO_FREE struct vhdx_page *read = NULL;
+    const struct vhdx_page *page = atomic_load(&vhdx->bat_pages[number]);
+    if (page == NULL) {
+        vd_error error = read_bat_page(vhdx, number, &read);
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+        page = read;
+    }
+    for (unsigned i = 0; i < VHDX_PAGE_WORDS; i++) {
+        words[i] = atomic_load(&page->words[i]);
+    }
     return ERROR_SUCCESS;
 }
 
@@ -368,8 +413,169 @@ vd_vhdx_bitmap_page(struct vhdx_image *vhdx, uint64_t chunk, unsigned page,
         if (error != ERROR_SUCCESS) {
             return error;
         }
+        found->kind = VHDX_PAGE_BITMAP;
+        found->chunk = chunk;
+        found->number = page;
         publish(slot, &found);
     }
     *out = found;
     return ERROR_SUCCESS;
+}
+
+void
+vd_vhdx_bitmap_moved(struct vhdx_image *vhdx, uint64_t chunk)
+{
+    struct vhdx_bitmap *bitmap = atomic_load(&vhdx->bitmaps[chunk]);
+    size_t count = sizeof(bitmap->pages) / sizeof(bitmap->pages[0]);
+    for (size_t i = 0; bitmap != NULL && i < count; i++) {
+        struct vhdx_page *page = atomic_load(&bitmap->pages[i]);
+        if (page != NULL) {
+            page->allocated = false;
+        }
+    }
+}
+
+/* ---- where a page is kept, and its way there ---- */
+
+vd_error
+vd_vhdx_page_offset(struct vhdx_image *vhdx, const struct vhdx_page *page,
+                    uint64_t *out)
+{
+    uint64_t start = 0, entry;
+    vd_error error = ERROR_SUCCESS;
+    if (page->kind == VHDX_PAGE_BAT) {
+        start = atomic_load(&vhdx->bat_offset);
+    }
+    else if (page->kind == VHDX_PAGE_BITMAP) {
+        error = vd_vhdx_bat_entry(
+            vhdx, vd_vhdx_bitmap_index(&vhdx->geometry, page->chunk), &entry);
+        start = error == ERROR_SUCCESS ? VHDX_ENTRY_OFFSET(entry) : 0;
+    }
+    *out = start + page->number * VHDX_PAGE_SIZE;
+    return error;
+}
+
+vd_error
+vd_vhdx_page_apply(struct vhdx_image *vhdx, const struct vhdx_page *page)
+{
+    uint8_t bytes[VHDX_PAGE_SIZE];
+    uint64_t offset;
+    vd_error error = vd_vhdx_page_offset(vhdx, page, &offset);
+    for (unsigned i = 0; i < VHDX_PAGE_WORDS; i++) {
+        vd_put_le64(bytes + i * 8, atomic_load(&page->words[i]));
+    }
+    return error != ERROR_SUCCESS ? error
+                                  : vd_file_pwrite(vhdx->image.file, bytes,
+                                                   sizeof(bytes), offset);
+}
+
+/* ---- changed pages ---- */
+
+vd_error
+vd_vhdx_page_store(struct vhdx_image *vhdx, struct vhdx_page *page,
+                   unsigned word, uint64_t value)
+{
+    if (atomic_load(&page->words[word]) == value) {
+        return ERROR_SUCCESS;
+    }
+    if (!page->allocated) {
+        vd_error error = vd_vhdx_page_apply(vhdx, page);
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+        page->allocated = true;
+    }
+    atomic_store(&page->words[word], value);
+    if (!page->dirty) {
+        page->dirty = true;
+        page->next_dirty = vhdx->dirty;
+        vhdx->dirty = page;
+        vhdx->dirty_count++;
+    }
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_vhdx_set_entry(struct vhdx_image *vhdx, uint64_t index, uint64_t entry)
+{
+    struct vhdx_page *page;
+    vd_error error = vd_vhdx_bat_page(vhdx, index, &page);
+    return error != ERROR_SUCCESS
+               ? error
+               : vd_vhdx_page_store(
+                     vhdx, page, (unsigned)(index % VHDX_PAGE_WORDS), entry);
+}
+
+static struct vhdx_page *
+find_staged(const struct vhdx_image *vhdx, uint64_t number)
+{
+    struct vhdx_page *page = vhdx->dirty;
+    while (page != NULL &&
+           (page->kind != VHDX_PAGE_LOOSE || page->number != number)) {
+        page = page->next_dirty;
+    }
+    return page;
+}
+
+/* Part of one page. */
+static vd_error
+stage_page(struct vhdx_image *vhdx, uint64_t file_offset, const uint8_t *bytes,
+           size_t length)
+{
+    uint8_t whole[VHDX_PAGE_SIZE];
+    uint64_t start = file_offset - file_offset % VHDX_PAGE_SIZE;
+    struct vhdx_page *page = find_staged(vhdx, start / VHDX_PAGE_SIZE);
+    vd_error error = ERROR_SUCCESS;
+    if (page == NULL) {
+        error = read_page(vhdx, start, &page);
+    }
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    for (unsigned i = 0; i < VHDX_PAGE_WORDS; i++) {
+        vd_put_le64(whole + i * 8, atomic_load(&page->words[i]));
+    }
+    memcpy(whole + file_offset % VHDX_PAGE_SIZE, bytes, length);
+    for (unsigned i = 0; i < VHDX_PAGE_WORDS && error == ERROR_SUCCESS; i++) {
+        error = vd_vhdx_page_store(vhdx, page, i, vd_get_le64(whole + i * 8));
+    }
+    if (!page->dirty) {
+        free(page);
+    }
+    return error;
+}
+
+vd_error
+vd_vhdx_stage(struct vhdx_image *vhdx, uint64_t file_offset, const void *bytes,
+              size_t length)
+{
+    const uint8_t *from = bytes;
+    vd_error error = ERROR_SUCCESS;
+    while (length != 0 && error == ERROR_SUCCESS) {
+        size_t piece = VHDX_PAGE_SIZE - (size_t)(file_offset % VHDX_PAGE_SIZE);
+        if (piece > length) {
+            piece = length;
+        }
+        error = stage_page(vhdx, file_offset, from, piece);
+        from += piece;
+        file_offset += piece;
+        length -= piece;
+    }
+    return error;
+}
+
+void
+vd_vhdx_unstage(struct vhdx_image *vhdx)
+{
+    struct vhdx_page **link = &vhdx->dirty;
+    while (*link != NULL) {
+        struct vhdx_page *page = *link;
+        if (page->kind != VHDX_PAGE_LOOSE) {
+            link = &page->next_dirty;
+            continue;
+        }
+        *link = page->next_dirty;
+        vhdx->dirty_count--;
+        free(page);
+    }
 }

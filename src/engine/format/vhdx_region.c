@@ -1,7 +1,8 @@
 /*
  * The region table ([MS-VHDX] 2.2.3): where the BAT and the metadata are, and
  * that nothing overlaps.  Unknown regions that are not required are left
- * alone, but their space counts as used.
+ * alone, but their space counts as used.  Both copies of the table are
+ * changed in one log entry.
  */
 #include "format/vhdx.h"
 
@@ -50,11 +51,13 @@ is_table(const uint8_t *table)
                vd_get_le32(table + TABLE_CHECKSUM);
 }
 
-/* The first good copy. */
+/* Both copies, one after the other; *good_out is the first good one. */
 static vd_error
-read_table(struct vhdx_image *vhdx, uint8_t *table)
+read_tables(struct vhdx_image *vhdx, uint8_t *tables, uint8_t **good_out)
 {
-    for (unsigned copy = 0; copy < 2; copy++) {
+    uint8_t *good = NULL;
+    for (unsigned copy = 2; copy-- > 0;) {
+        uint8_t *table = tables + copy * VHDX_REGION_TABLE_SIZE;
         vd_error error =
             vd_vhdx_read_metadata(vhdx, table, VHDX_REGION_TABLE_SIZE,
                                   VHDX_REGION_TABLE_OFFSET(copy));
@@ -62,12 +65,16 @@ read_table(struct vhdx_image *vhdx, uint8_t *table)
             return error;
         }
         if (is_table(table)) {
-            return ERROR_SUCCESS;
+            good = table;
         }
-        vd_trace(VD_TRACE_FORMAT, "VHDX: region table %u is damaged",
-                 copy + 1);
+        else {
+            vd_trace(VD_TRACE_FORMAT, "VHDX: region table %u is damaged",
+                     copy + 1);
+        }
     }
-    return ERROR_VHD_SPARSE_HEADER_CHECKSUM_MISMATCH;
+    *good_out = good;
+    return good != NULL ? ERROR_SUCCESS
+                        : ERROR_VHD_SPARSE_HEADER_CHECKSUM_MISMATCH;
 }
 
 static bool
@@ -79,7 +86,7 @@ overlap(const struct vhdx_region *a, const struct vhdx_region *b)
 
 /* Adds a region; refuses what is misplaced or meets another one. */
 static vd_error
-add_region(struct vhdx_regions *regions, struct vhdx_region region)
+add_region(struct vhdx_region_set *set, struct vhdx_region region)
 {
     uint64_t end;
     if (region.offset < VHDX_FIRST_REGION || region.offset % VHDX_MIB != 0 ||
@@ -87,18 +94,19 @@ add_region(struct vhdx_regions *regions, struct vhdx_region region)
         !vd_add_u64(region.offset, region.length, &end) || end > INT64_MAX) {
         return corrupt("a region is misplaced");
     }
-    for (size_t i = 0; i < regions->count; i++) {
-        if (overlap(&regions->all[i], &region)) {
+    for (size_t i = 0; i < set->count; i++) {
+        if (overlap(&set->all[i], &region)) {
             return corrupt("regions overlap");
         }
     }
-    regions->all[regions->count++] = region;
+    set->all[set->count++] = region;
     return ERROR_SUCCESS;
 }
 
 /* One table entry: known, ignored, or required and unknown. */
 static vd_error
-take_entry(struct vhdx_regions *regions, const uint8_t *entry)
+take_entry(struct vhdx_regions *regions, struct vhdx_region_set *set,
+           const uint8_t *entry)
 {
     struct vhdx_region region = {
         .offset = vd_get_le64(entry + ENTRY_OFFSET),
@@ -117,7 +125,7 @@ take_entry(struct vhdx_regions *regions, const uint8_t *entry)
         vd_trace(VD_TRACE_FORMAT, "VHDX: unknown required region");
         return ERROR_VHD_SPARSE_HEADER_UNSUPPORTED_VERSION;
     }
-    vd_error error = add_region(regions, region);
+    vd_error error = add_region(set, region);
     if (error != ERROR_SUCCESS || known == NULL) {
         return error;
     }
@@ -144,14 +152,32 @@ has_duplicates(const uint8_t *entries, uint32_t count)
 }
 
 static vd_error
-take_log(struct vhdx_image *vhdx)
+take_log(struct vhdx_image *vhdx, struct vhdx_region_set *set)
 {
     if (vhdx->header.log_length == 0) {
         return ERROR_SUCCESS;
     }
     struct vhdx_region log = {.offset = vhdx->header.log_offset,
                               .length = vhdx->header.log_length};
-    return add_region(&vhdx->regions, log);
+    return add_region(set, log);
+}
+
+static struct vhdx_region_set *
+new_set(size_t regions)
+{
+    return calloc(1, sizeof(struct vhdx_region_set) +
+                         regions * sizeof(struct vhdx_region));
+}
+
+void
+vd_vhdx_regions_free(struct vhdx_regions *regions)
+{
+    struct vhdx_region_set *set = atomic_load(&regions->set);
+    while (set != NULL) {
+        struct vhdx_region_set *former = set->former;
+        free(set);
+        set = former;
+    }
 }
 
 static vd_error
@@ -163,13 +189,14 @@ decode(struct vhdx_image *vhdx, const uint8_t *table)
         return corrupt("too many or doubled entries");
     }
     struct vhdx_regions *regions = &vhdx->regions;
-    regions->all = calloc((size_t)count + 1, sizeof(*regions->all));
-    if (regions->all == NULL) {
+    struct vhdx_region_set *set = new_set((size_t)count + 1);
+    if (set == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
-    vd_error error = take_log(vhdx);
+    atomic_store(&regions->set, set);
+    vd_error error = take_log(vhdx, set);
     for (uint32_t i = 0; i < count && error == ERROR_SUCCESS; i++) {
-        error = take_entry(regions,
+        error = take_entry(regions, set,
                            table + TABLE_ENTRIES + (size_t)i * ENTRY_SIZE);
     }
     if (error == ERROR_SUCCESS &&
@@ -182,10 +209,126 @@ decode(struct vhdx_image *vhdx, const uint8_t *table)
 vd_error
 vd_vhdx_regions_read(struct vhdx_image *vhdx)
 {
-    VD_AUTO_FREE uint8_t *table = malloc(VHDX_REGION_TABLE_SIZE);
-    if (table == NULL) {
+    VD_AUTO_FREE uint8_t *tables = malloc(2 * VHDX_REGION_TABLE_SIZE);
+    uint8_t *good;
+    if (tables == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
-    vd_error error = read_table(vhdx, table);
-    return error != ERROR_SUCCESS ? error : decode(vhdx, table);
+    vd_error error = read_tables(vhdx, tables, &good);
+    if (error == ERROR_SUCCESS) {
+        error = decode(vhdx, good);
+    }
+    if (error == ERROR_SUCCESS) {
+        vhdx->regions.copies_differ =
+            memcmp(tables, tables + VHDX_REGION_TABLE_SIZE,
+                   VHDX_REGION_TABLE_SIZE) != 0;
+        atomic_store(&vhdx->bat_offset, vhdx->regions.bat.offset);
+    }
+    return error;
+}
+
+/* ---- changing ---- */
+
+static vd_error
+stage_tables(struct vhdx_image *vhdx, const uint8_t *table)
+{
+    vd_error error = ERROR_SUCCESS;
+    for (unsigned copy = 0; copy < 2 && error == ERROR_SUCCESS; copy++) {
+        error = vd_vhdx_stage(vhdx, VHDX_REGION_TABLE_OFFSET(copy), table,
+                              VHDX_REGION_TABLE_SIZE);
+    }
+    return error;
+}
+
+vd_error
+vd_vhdx_regions_repair(struct vhdx_image *vhdx)
+{
+    if (!vhdx->regions.copies_differ) {
+        return ERROR_SUCCESS;
+    }
+    VD_AUTO_FREE uint8_t *tables = malloc(2 * VHDX_REGION_TABLE_SIZE);
+    uint8_t *good;
+    if (tables == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    vd_error error = read_tables(vhdx, tables, &good);
+    if (error == ERROR_SUCCESS) {
+        error = stage_tables(vhdx, good);
+    }
+    vhdx->regions.copies_differ = error != ERROR_SUCCESS;
+    return error;
+}
+
+/* The table with a region at its new place. */
+static void
+edit_table(uint8_t *table, const struct vhdx_region *from,
+           const struct vhdx_region *to)
+{
+    uint32_t count = vd_get_le32(table + TABLE_ENTRY_COUNT);
+    for (uint32_t i = 0; i < count; i++) {
+        uint8_t *entry = table + TABLE_ENTRIES + (size_t)i * ENTRY_SIZE;
+        if (vd_get_le64(entry + ENTRY_OFFSET) == from->offset) {
+            vd_put_le64(entry + ENTRY_OFFSET, to->offset);
+            vd_put_le32(entry + ENTRY_LENGTH, to->length);
+        }
+    }
+    memset(table + TABLE_CHECKSUM, 0, 4);
+    vd_put_le32(table + TABLE_CHECKSUM,
+                vd_crc32c(table, VHDX_REGION_TABLE_SIZE));
+}
+
+static vd_error
+stage_move(struct vhdx_image *vhdx, const struct vhdx_region *from,
+           const struct vhdx_region *to)
+{
+    VD_AUTO_FREE uint8_t *tables = malloc(2 * VHDX_REGION_TABLE_SIZE);
+    uint8_t *good;
+    if (tables == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    vd_error error = read_tables(vhdx, tables, &good);
+    if (error == ERROR_SUCCESS) {
+        edit_table(good, from, to);
+        error = stage_tables(vhdx, good);
+    }
+    return error;
+}
+
+static void
+publish_move(struct vhdx_image *vhdx, struct vhdx_region_set *next,
+             struct vhdx_region *known, struct vhdx_region to)
+{
+    struct vhdx_region_set *former = atomic_load(&vhdx->regions.set);
+    next->former = former;
+    next->count = former->count;
+    for (size_t i = 0; i < former->count; i++) {
+        bool moved = former->all[i].offset == known->offset;
+        next->all[i] = moved ? to : former->all[i];
+    }
+    *known = to;
+    atomic_store(&vhdx->regions.set, next);
+    atomic_store(&vhdx->bat_offset, vhdx->regions.bat.offset);
+}
+
+vd_error
+vd_vhdx_region_move(struct vhdx_image *vhdx, struct vhdx_region *known,
+                    struct vhdx_region to)
+{
+    struct vhdx_region from = *known;
+    VD_AUTO_FREE struct vhdx_region_set *next =
+        new_set(atomic_load(&vhdx->regions.set)->count);
+    vd_error error =
+        next != NULL ? vd_vhdx_space_reserve(vhdx) : ERROR_NOT_ENOUGH_MEMORY;
+    if (error == ERROR_SUCCESS) {
+        error = stage_move(vhdx, &from, &to);
+    }
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = vd_vhdx_commit(&vhdx->image);
+    if (error == ERROR_SUCCESS) {
+        publish_move(vhdx, VD_TAKE(next), known, to);
+        vd_vhdx_space_give_up(vhdx, from.offset, from.length, vhdx->commits);
+    }
+    return error;
 }

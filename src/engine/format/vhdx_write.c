@@ -1,6 +1,6 @@
 /*
- * Changing a VHDX image: allocating blocks, writing parts of a differencing
- * block, zeroing and giving up space (FORMATS 4.1-4.4).
+ * Changing the payload of a VHDX image: allocating blocks, writing parts of a
+ * differencing block, zeroing and giving up blocks (FORMATS 4.1-4.4).
  *
  * Only one thread is in here at a time.  Order towards concurrent readers:
  * payload first, then the bitmap, then the BAT entry that leads to them.
@@ -14,144 +14,12 @@
 
 #include "base/trace.h"
 
-/* No change of one block touches more pages than this: two of the BAT, and
- * the bitmap of a 256 MiB block in 512-byte sectors. */
-#define PAGES_OF_ONE_CHANGE 20
-
-/* ---- changed pages ---- */
-
-static vd_error
-allocate_page(struct vhdx_image *vhdx, struct vhdx_page *page)
+/* Whether a block in this state may have space without being present. */
+static bool
+is_anchor(unsigned state)
 {
-    if (page->allocated) {
-        return ERROR_SUCCESS;
-    }
-    vd_error error = vd_vhdx_page_apply(vhdx, page);
-    page->allocated = error == ERROR_SUCCESS;
-    return error;
-}
-
-vd_error
-vd_vhdx_page_store(struct vhdx_image *vhdx, struct vhdx_page *page,
-                   unsigned word, uint64_t value)
-{
-    if (atomic_load(&page->words[word]) == value) {
-        return ERROR_SUCCESS;
-    }
-    vd_error error = allocate_page(vhdx, page);
-    if (error != ERROR_SUCCESS) {
-        return error;
-    }
-    atomic_store(&page->words[word], value);
-    if (!page->dirty) {
-        page->dirty = true;
-        page->next_dirty = vhdx->dirty;
-        vhdx->dirty = page;
-        vhdx->dirty_count++;
-    }
-    return ERROR_SUCCESS;
-}
-
-static vd_error
-set_entry(struct vhdx_image *vhdx, uint64_t index, uint64_t entry)
-{
-    struct vhdx_page *page;
-    vd_error error = vd_vhdx_bat_page(vhdx, index, &page);
-    return error != ERROR_SUCCESS
-               ? error
-               : vd_vhdx_page_store(
-                     vhdx, page, (unsigned)(index % VHDX_PAGE_WORDS), entry);
-}
-
-static vd_error
-make_room(struct vhdx_image *vhdx)
-{
-    if (vhdx->dirty_count + PAGES_OF_ONE_CHANGE <=
-        vd_vhdx_log_capacity(vhdx)) {
-        return ERROR_SUCCESS;
-    }
-    return vd_vhdx_commit(&vhdx->image);
-}
-
-/* ---- space ---- */
-
-/* Space given up earlier that may be used again: zeroed, for it holds
- * another block's old data. */
-static vd_error
-take_free(struct vhdx_image *vhdx, uint64_t *offset_out, bool *found_out)
-{
-    struct vhdx_space *space = &vhdx->space;
-    for (size_t i = 0; i < space->count; i++) {
-        if (!space->blocks[i].reclaimed) {
-            continue;
-        }
-        uint64_t offset = space->blocks[i].file_offset;
-        vd_error error =
-            vd_file_punch(vhdx->image.file, offset, vhdx->geometry.block_size);
-        if (error == ERROR_SUCCESS) {
-            space->blocks[i] = space->blocks[--space->count];
-            *offset_out = offset;
-            *found_out = true;
-        }
-        return error;
-    }
-    *found_out = false;
-    return ERROR_SUCCESS;
-}
-
-/* New space at the end; it reads as zeros. */
-static vd_error
-extend(struct vhdx_image *vhdx, uint64_t length, uint64_t *offset_out)
-{
-    uint64_t offset = vhdx->space_end, end = offset + length;
-    vd_error error = vd_file_truncate(vhdx->image.file, end);
-    if (error == ERROR_SUCCESS) {
-        atomic_store(&vhdx->file_size, end);
-        vhdx->space_end = end;
-        *offset_out = offset;
-    }
-    return error;
-}
-
-static vd_error
-allocate_block(struct vhdx_image *vhdx, uint64_t *offset_out)
-{
-    bool found = false;
-    vd_error error = take_free(vhdx, offset_out, &found);
-    if (error != ERROR_SUCCESS || found) {
-        return error;
-    }
-    return extend(vhdx, vhdx->geometry.block_size, offset_out);
-}
-
-/* Remembers space that the block no longer uses.  Without memory for that it
- * is merely lost until the image is compacted. */
-static void
-give_up(struct vhdx_image *vhdx, uint64_t file_offset)
-{
-    struct vhdx_space *space = &vhdx->space;
-    if (space->count == space->capacity) {
-        size_t capacity = space->capacity * 2 + 16;
-        struct vhdx_free_block *grown =
-            realloc(space->blocks, capacity * sizeof(*grown));
-        if (grown == NULL) {
-            return;
-        }
-        space->blocks = grown;
-        space->capacity = capacity;
-    }
-    space->blocks[space->count++] = (struct vhdx_free_block){
-        .file_offset = file_offset, .commit = vhdx->commits + 1};
-}
-
-void
-vd_vhdx_reclaim(struct vd_image *image)
-{
-    struct vhdx_image *vhdx = vd_vhdx_of(image);
-    for (size_t i = 0; i < vhdx->space.count; i++) {
-        struct vhdx_free_block *block = &vhdx->space.blocks[i];
-        block->reclaimed |= block->commit <= vhdx->commits;
-    }
+    return state == VHDX_UNDEFINED || state == VHDX_UNMAPPED ||
+           state == VHDX_UNMAPPED_DRAFT;
 }
 
 /* ---- sector bitmaps ---- */
@@ -199,10 +67,10 @@ need_bitmap(struct vhdx_image *vhdx, uint64_t chunk)
         VHDX_ENTRY_STATE(entry) == VHDX_BITMAP_PRESENT) {
         return error;
     }
-    error = extend(vhdx, VHDX_BITMAP_SIZE, &offset);
+    error = vd_vhdx_space_take(vhdx, VHDX_BITMAP_SIZE, &offset);
     return error != ERROR_SUCCESS
                ? error
-               : set_entry(vhdx, index, offset | VHDX_BITMAP_PRESENT);
+               : vd_vhdx_set_entry(vhdx, index, offset | VHDX_BITMAP_PRESENT);
 }
 
 /* ---- one block ---- */
@@ -265,10 +133,8 @@ block_space(struct vhdx_image *vhdx, const struct block *block,
             uint64_t *offset_out)
 {
     unsigned state = VHDX_ENTRY_STATE(block->entry);
-    bool anchored = state == VHDX_UNDEFINED || state == VHDX_UNMAPPED ||
-                    state == VHDX_UNMAPPED_DRAFT;
-    if (!anchored || space_of(block) == 0) {
-        return allocate_block(vhdx, offset_out);
+    if (!is_anchor(state) || space_of(block) == 0) {
+        return vd_vhdx_space_take(vhdx, vhdx->geometry.block_size, offset_out);
     }
     *offset_out = space_of(block);
     return vd_file_punch(vhdx->image.file, *offset_out,
@@ -281,44 +147,64 @@ static vd_error
 write_new(struct vhdx_image *vhdx, const struct block *block,
           const void *buffer, size_t length, uint64_t offset)
 {
+    const struct vhdx_geometry *geometry = &vhdx->geometry;
     uint64_t space;
     vd_error error = block_space(vhdx, block, &space);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = write_payload(vhdx, space + offset - block->start, buffer, length);
     if (error == ERROR_SUCCESS) {
         error =
-            write_payload(vhdx, space + offset - block->start, buffer, length);
+            vd_vhdx_set_entry(vhdx, block->index, space | VHDX_FULLY_PRESENT);
     }
-    return error != ERROR_SUCCESS
-               ? error
-               : set_entry(vhdx, block->index, space | VHDX_FULLY_PRESENT);
+    if (error != ERROR_SUCCESS && space != space_of(block)) {
+        vd_vhdx_space_put_back(vhdx, space, geometry->block_size);
+    }
+    return error;
 }
 
-/* A differencing block of which only a part is written: the bits of all
- * others are cleared, for they meant nothing so far. */
+/* The bits of a block that was all its parent's: those of what is written,
+ * and no others, for they meant nothing so far. */
 static vd_error
-write_new_partial(struct vhdx_image *vhdx, const struct block *block,
-                  const void *buffer, size_t length, uint64_t offset)
+mark_new(struct vhdx_image *vhdx, const struct block *block, size_t length,
+         uint64_t offset)
 {
     const struct vhdx_geometry *geometry = &vhdx->geometry;
     uint32_t sector_size = geometry->sector_size;
-    uint64_t space;
-    vd_error error = allocate_block(vhdx, &space);
-    if (error == ERROR_SUCCESS) {
-        error =
-            write_payload(vhdx, space + offset - block->start, buffer, length);
-    }
-    if (error == ERROR_SUCCESS) {
-        error = need_bitmap(vhdx, block->number / geometry->chunk_ratio);
-    }
+    vd_error error = need_bitmap(vhdx, block->number / geometry->chunk_ratio);
     if (error == ERROR_SUCCESS) {
         error = mark(vhdx, block->start / sector_size,
                      geometry->block_size / sector_size, false);
     }
-    if (error == ERROR_SUCCESS) {
-        error = mark(vhdx, offset / sector_size, length / sector_size, true);
-    }
     return error != ERROR_SUCCESS
                ? error
-               : set_entry(vhdx, block->index, space | VHDX_PARTIALLY_PRESENT);
+               : mark(vhdx, offset / sector_size, length / sector_size, true);
+}
+
+/* A differencing block of which only a part is written. */
+static vd_error
+write_new_partial(struct vhdx_image *vhdx, const struct block *block,
+                  const void *buffer, size_t length, uint64_t offset)
+{
+    uint32_t block_size = vhdx->geometry.block_size;
+    uint64_t space;
+    vd_error error = vd_vhdx_space_take(vhdx, block_size, &space);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = write_payload(vhdx, space + offset - block->start, buffer, length);
+    if (error == ERROR_SUCCESS) {
+        error = mark_new(vhdx, block, length, offset);
+    }
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhdx_set_entry(vhdx, block->index,
+                                  space | VHDX_PARTIALLY_PRESENT);
+    }
+    if (error != ERROR_SUCCESS) {
+        vd_vhdx_space_put_back(vhdx, space, block_size);
+    }
+    return error;
 }
 
 static vd_error
@@ -331,8 +217,8 @@ write_partial(struct vhdx_image *vhdx, const struct block *block,
         return error;
     }
     if (length == block->length) {
-        return set_entry(vhdx, block->index,
-                         space_of(block) | VHDX_FULLY_PRESENT);
+        return vd_vhdx_set_entry(vhdx, block->index,
+                                 space_of(block) | VHDX_FULLY_PRESENT);
     }
     return mark(vhdx, offset / sector_size, length / sector_size, true);
 }
@@ -342,7 +228,7 @@ write_block(struct vhdx_image *vhdx, const void *buffer, size_t length,
             uint64_t offset)
 {
     struct block block;
-    vd_error error = make_room(vhdx);
+    vd_error error = vd_vhdx_make_room(vhdx);
     if (error == ERROR_SUCCESS) {
         error = block_at(vhdx, offset, &block);
     }
@@ -397,9 +283,9 @@ vd_vhdx_write(struct vd_image *image, const void *buffer, size_t length,
 /* ---- zeroing ---- */
 
 /* Zeros stored as data, where the block has space for them. */
-static vd_error
-store_zeros(struct vhdx_image *vhdx, uint64_t file_offset, uint64_t length,
-            bool may_free)
+vd_error
+vd_vhdx_store_zeros(struct vhdx_image *vhdx, uint64_t file_offset,
+                    uint64_t length, bool may_free)
 {
     static const uint8_t zeros[64 * 1024];
     if (may_free) {
@@ -434,15 +320,19 @@ write_zeros(struct vhdx_image *vhdx, uint64_t offset, uint64_t length)
     return ERROR_SUCCESS;
 }
 
-/* A whole block becomes ZERO and loses its space. */
+/* A whole block becomes what needs no space, and loses what it has. */
 static vd_error
-zero_whole(struct vhdx_image *vhdx, const struct block *block)
+empty_whole(struct vhdx_image *vhdx, const struct block *block,
+            enum vhdx_payload_state state)
 {
-    vd_error error = set_entry(vhdx, block->index, VHDX_ZERO);
-    unsigned state = VHDX_ENTRY_STATE(block->entry);
-    if (error == ERROR_SUCCESS && space_of(block) != 0 &&
-        (state == VHDX_FULLY_PRESENT || state == VHDX_PARTIALLY_PRESENT)) {
-        give_up(vhdx, space_of(block));
+    bool owner = vd_vhdx_owns_space(vhdx, block->entry, false);
+    vd_error error = owner ? vd_vhdx_space_reserve(vhdx) : ERROR_SUCCESS;
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhdx_set_entry(vhdx, block->index, state);
+    }
+    if (error == ERROR_SUCCESS && owner) {
+        vd_vhdx_space_give_up(vhdx, space_of(block), vhdx->geometry.block_size,
+                              vhdx->commits + 1);
     }
     return error;
 }
@@ -452,8 +342,8 @@ static vd_error
 zero_present(struct vhdx_image *vhdx, const struct block *block,
              uint64_t offset, uint64_t length, bool may_free)
 {
-    vd_error error = store_zeros(vhdx, space_of(block) + offset - block->start,
-                                 length, may_free);
+    vd_error error = vd_vhdx_store_zeros(
+        vhdx, space_of(block) + offset - block->start, length, may_free);
     if (error != ERROR_SUCCESS || !vhdx->metadata.has_parent ||
         VHDX_ENTRY_STATE(block->entry) != VHDX_PARTIALLY_PRESENT) {
         return error;
@@ -467,7 +357,7 @@ zero_block(struct vhdx_image *vhdx, uint64_t offset, uint64_t length,
            bool may_free)
 {
     struct block block;
-    vd_error error = make_room(vhdx);
+    vd_error error = vd_vhdx_make_room(vhdx);
     if (error == ERROR_SUCCESS) {
         error = block_at(vhdx, offset, &block);
     }
@@ -480,13 +370,13 @@ zero_block(struct vhdx_image *vhdx, uint64_t offset, uint64_t length,
     case VHDX_FULLY_PRESENT:
     case VHDX_PARTIALLY_PRESENT:
         return whole && !keeps_space
-                   ? zero_whole(vhdx, &block)
+                   ? empty_whole(vhdx, &block, VHDX_ZERO)
                    : zero_present(vhdx, &block, offset, length, may_free);
     case VHDX_NOT_PRESENT:
         if (!vhdx->metadata.has_parent) {
             return ERROR_SUCCESS; /* reads as zeros already */
         }
-        return whole ? zero_whole(vhdx, &block)
+        return whole ? empty_whole(vhdx, &block, VHDX_ZERO)
                      : write_zeros(vhdx, offset, length);
     default:
         return ERROR_SUCCESS;
@@ -502,6 +392,33 @@ vd_vhdx_zero(struct vd_image *image, uint64_t offset, uint64_t length,
     while (length != 0 && error == ERROR_SUCCESS) {
         uint64_t piece = piece_of(vhdx, offset, length);
         error = zero_block(vhdx, offset, piece, may_free);
+        offset += piece;
+        length -= piece;
+    }
+    return error;
+}
+
+/* ---- asking the parent again ---- */
+
+vd_error
+vd_vhdx_forget(struct vd_image *image, uint64_t offset, uint64_t length)
+{
+    struct vhdx_image *vhdx = vd_vhdx_of(image);
+    if (!vhdx->metadata.has_parent) {
+        vd_trace(VD_TRACE_FORMAT, "VHDX: there is no parent to ask");
+        return ERROR_VHD_INVALID_TYPE;
+    }
+    vd_error error = vd_vhdx_begin(image, VD_CHANGE_LAYOUT);
+    while (length != 0 && error == ERROR_SUCCESS) {
+        uint64_t piece = piece_of(vhdx, offset, length);
+        struct block block;
+        error = vd_vhdx_make_room(vhdx);
+        if (error == ERROR_SUCCESS) {
+            error = block_at(vhdx, offset, &block);
+        }
+        if (error == ERROR_SUCCESS && piece == block.length) {
+            error = empty_whole(vhdx, &block, VHDX_NOT_PRESENT);
+        }
         offset += piece;
         length -= piece;
     }
