@@ -179,15 +179,25 @@ parent_paths(struct vd_image *image, struct vd_parent_paths *out)
     return ERROR_SUCCESS;
 }
 
-/* FORMATS 6.1: the linkage, or the second one while a merge is under way;
- * sizes may differ, sector sizes may not. */
-static vd_error
-accept_parent(const struct vd_image *child, const struct vd_image *parent)
+vd_error
+vd_vhdx_check_parent(const struct vd_image *parent)
 {
     if (parent->format != &vd_vhdx_format) {
         vd_trace(VD_TRACE_FORMAT, "VHDX: the parent is a %s",
                  parent->format->name);
         return ERROR_VHD_INVALID_TYPE;
+    }
+    return ERROR_SUCCESS;
+}
+
+/* FORMATS 6.1: the linkage, or the second one while a merge is under way;
+ * sizes may differ, sector sizes may not. */
+static vd_error
+accept_parent(const struct vd_image *child, const struct vd_image *parent)
+{
+    vd_error error = vd_vhdx_check_parent(parent);
+    if (error != ERROR_SUCCESS) {
+        return error;
     }
     const struct vhdx_image *vhdx = (const struct vhdx_image *)child;
     const struct vd_guid *written =

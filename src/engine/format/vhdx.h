@@ -355,6 +355,10 @@ vd_vhdx_data_write_guid(const struct vd_image *image)
     return ((const struct vhdx_image *)image)->header.data_write_guid;
 }
 
+/* ERROR_VHD_INVALID_TYPE for a parent of another format. */
+VD_MUST_CHECK
+vd_error vd_vhdx_check_parent(const struct vd_image *parent);
+
 VD_MUST_CHECK
 vd_error vd_vhdx_create_defaults(struct vd_create_request *request);
 VD_MUST_CHECK

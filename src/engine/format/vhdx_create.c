@@ -330,10 +330,9 @@ default_parent(struct vd_create_request *request)
     if (parent == NULL) {
         return ERROR_SUCCESS;
     }
-    if (parent->format != &vd_vhdx_format) {
-        vd_trace(VD_TRACE_FORMAT, "VHDX: the parent is a %s",
-                 parent->format->name);
-        return ERROR_VHD_INVALID_TYPE;
+    vd_error error = vd_vhdx_check_parent(parent);
+    if (error != ERROR_SUCCESS) {
+        return error;
     }
     if (request->size_bytes == 0) {
         request->size_bytes = parent->info.size_bytes;
