@@ -7,6 +7,7 @@
 #include "api/operation.h"
 #include "api/refuse.h"
 #include "api/virtual_disk.h"
+#include "base/cleanup.h"
 #include "disk/compact.h"
 
 #define COMPACT_FLAGS                                                         \
@@ -43,14 +44,76 @@ compact_disk(struct vd_disk *disk, const void *arguments,
 }
 
 static vd_error
-compact(struct vd_virtual_disk *virtual_disk, const void *arguments,
-        struct vd_progress *progress)
+compact_offline(struct vd_virtual_disk *virtual_disk,
+                const struct vd_compact_options *options,
+                struct vd_progress *progress)
 {
     struct vd_offline_work work = {
         .run = compact_disk,
-        .arguments = arguments,
+        .arguments = options,
     };
     return vd_offline_run(virtual_disk, &work, progress);
+}
+
+/* Without a device, by this handle.  ERROR_NOT_FOUND if it is not. */
+static vd_error
+compact_live(struct vd_virtual_disk *virtual_disk, int fd,
+             const struct vd_compact_options *options,
+             struct vd_progress *progress)
+{
+    struct vd_live *live;
+    if (vd_virtual_disk_enter(virtual_disk, &live) != ERROR_SUCCESS) {
+        return ERROR_NOT_FOUND;
+    }
+    vd_error error = vd_live_compact(live, fd, options, progress);
+    vd_live_leave(live);
+    return error;
+}
+
+static vd_error
+open_image(struct vd_virtual_disk *virtual_disk, int *fd_out)
+{
+    struct vd_disk_files files;
+    pthread_rwlock_rdlock(&virtual_disk->disk_lock);
+    vd_error error = vd_disk_reopen_some(virtual_disk->disk, 1, true, &files);
+    pthread_rwlock_unlock(&virtual_disk->disk_lock);
+    if (!error) {
+        *fd_out = vd_take_fd(&files.fds[0]);
+        vd_disk_files_close(&files);
+    }
+    return error;
+}
+
+/* ERROR_NOT_FOUND if it is not attached for reading. */
+static vd_error
+compact_attached(struct vd_virtual_disk *virtual_disk,
+                 const struct vd_compact_options *options,
+                 struct vd_progress *progress)
+{
+    VD_AUTO_CLOSE int fd = -1;
+    vd_error error = open_image(virtual_disk, &fd);
+    if (error) {
+        return error;
+    }
+    error = compact_live(virtual_disk, fd, options, progress);
+    if (error == ERROR_NOT_FOUND) {
+        error =
+            vd_attached_compact(virtual_disk->file_id, fd, options, progress);
+    }
+    return error;
+}
+
+/* Attached for reading, it is compacted by whom it is used. */
+static vd_error
+compact(struct vd_virtual_disk *virtual_disk, const void *arguments,
+        struct vd_progress *progress)
+{
+    vd_error error = compact_attached(virtual_disk, arguments, progress);
+    if (error == ERROR_NOT_FOUND) {
+        return compact_offline(virtual_disk, arguments, progress);
+    }
+    vd_offline_look_again(virtual_disk);
+    return error;
 }
 
 static vd_error

@@ -85,8 +85,8 @@ check_and_begin(struct vd_virtual_disk *virtual_disk, bool leaf_only)
 
 /* An image that cannot be looked at any more keeps the old look: whatever is
  * wrong with it will be told to the next who uses it. */
-static void
-look_again(struct vd_virtual_disk *virtual_disk)
+void
+vd_offline_look_again(struct vd_virtual_disk *virtual_disk)
 {
     struct vd_disk *now;
     struct vd_disk *before = NULL;
@@ -113,6 +113,6 @@ vd_offline_run(struct vd_virtual_disk *virtual_disk,
     }
     error = work->run(virtual_disk->working, work->arguments, progress);
     vd_error closed = close_working(virtual_disk);
-    look_again(virtual_disk);
+    vd_offline_look_again(virtual_disk);
     return error ? error : closed;
 }

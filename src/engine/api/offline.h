@@ -31,4 +31,7 @@ vd_error vd_offline_run(struct vd_virtual_disk *virtual_disk,
                         const struct vd_offline_work *work,
                         struct vd_progress *progress);
 
+/* Lets the handle look at the image as it is now. */
+void vd_offline_look_again(struct vd_virtual_disk *virtual_disk);
+
 #endif

@@ -12,6 +12,7 @@
 #include "api/refuse.h"
 #include "api/virtual_disk.h"
 #include "disk/resize.h"
+#include "format/format.h"
 
 #define RESIZE_FLAGS                                                          \
     (RESIZE_VIRTUAL_DISK_FLAG_ALLOW_UNSAFE_VIRTUAL_SIZE |                     \
@@ -23,30 +24,57 @@ static vd_error
 resize_disk(struct vd_disk *disk, const void *arguments,
             struct vd_progress *progress)
 {
-    const struct vd_resize *resize = arguments;
     (void)progress; /* it is one step */
-    return vd_disk_resize(disk, resize);
+    return vd_disk_resize(disk, arguments);
+}
+
+/* Windows resizes what is attached only if it is a VHDX, and never expands
+ * it. */
+static bool
+may_be_attached(struct vd_virtual_disk *virtual_disk,
+                const struct vd_resize *resize)
+{
+    pthread_rwlock_rdlock(&virtual_disk->disk_lock);
+    uint32_t device_id = vd_disk_format(virtual_disk->disk)->device_id;
+    pthread_rwlock_unlock(&virtual_disk->disk_lock);
+    return resize->mode != VD_RESIZE_GROW &&
+           device_id == VIRTUAL_STORAGE_TYPE_DEVICE_VHDX;
 }
 
 static vd_error
-resize_offline(struct vd_virtual_disk *virtual_disk, const void *arguments,
-               struct vd_progress *progress)
+resize_live(struct vd_virtual_disk *virtual_disk, struct vd_live *live,
+            const struct vd_resize *resize)
 {
+    vd_error error = vd_live_resize(live, resize);
+    vd_live_leave(live);
+    vd_offline_look_again(virtual_disk);
+    return error;
+}
+
+static vd_error
+resize(struct vd_virtual_disk *virtual_disk, const void *arguments,
+       struct vd_progress *progress)
+{
+    struct vd_live *live;
     struct vd_offline_work work = {
         .run = resize_disk,
         .arguments = arguments,
     };
+    if (may_be_attached(virtual_disk, arguments) &&
+        vd_virtual_disk_enter(virtual_disk, &live) == ERROR_SUCCESS) {
+        return resize_live(virtual_disk, live, arguments);
+    }
     return vd_offline_run(virtual_disk, &work, progress);
 }
 
 static vd_error
-start(struct vd_virtual_disk *virtual_disk, const struct vd_resize *resize,
+start(struct vd_virtual_disk *virtual_disk, const struct vd_resize *wanted,
       OVERLAPPED *overlapped)
 {
     struct vd_work work = {
-        .run = resize_offline,
-        .arguments = resize,
-        .arguments_size = sizeof(*resize),
+        .run = resize,
+        .arguments = wanted,
+        .arguments_size = sizeof(*wanted),
     };
     if (!virtual_disk->rights.change) {
         return vd_refuse(ERROR_ACCESS_DENIED,
@@ -78,7 +106,7 @@ ExpandVirtualDisk(HANDLE VirtualDiskHandle, EXPAND_VIRTUAL_DISK_FLAG Flags,
                   PEXPAND_VIRTUAL_DISK_PARAMETERS Parameters,
                   LPOVERLAPPED Overlapped)
 {
-    struct vd_resize resize = {.mode = VD_RESIZE_GROW};
+    struct vd_resize wanted = {.mode = VD_RESIZE_GROW};
     struct vd_virtual_disk *virtual_disk;
     vd_error error = vd_virtual_disk_acquire(VirtualDiskHandle, &virtual_disk);
     if (error) {
@@ -86,8 +114,8 @@ ExpandVirtualDisk(HANDLE VirtualDiskHandle, EXPAND_VIRTUAL_DISK_FLAG Flags,
     }
     error = check_expand(Flags, Parameters);
     if (!error) {
-        resize.size_bytes = Parameters->Version1.NewSize;
-        error = start(virtual_disk, &resize, Overlapped);
+        wanted.size_bytes = Parameters->Version1.NewSize;
+        error = start(virtual_disk, &wanted, Overlapped);
     }
     vd_virtual_disk_release(virtual_disk);
     return error;
@@ -134,7 +162,7 @@ ResizeVirtualDisk(HANDLE VirtualDiskHandle, RESIZE_VIRTUAL_DISK_FLAG Flags,
                   PRESIZE_VIRTUAL_DISK_PARAMETERS Parameters,
                   LPOVERLAPPED Overlapped)
 {
-    struct vd_resize resize = {.mode = mode_of(Flags)};
+    struct vd_resize wanted = {.mode = mode_of(Flags)};
     struct vd_virtual_disk *virtual_disk;
     vd_error error = vd_virtual_disk_acquire(VirtualDiskHandle, &virtual_disk);
     if (error) {
@@ -142,8 +170,8 @@ ResizeVirtualDisk(HANDLE VirtualDiskHandle, RESIZE_VIRTUAL_DISK_FLAG Flags,
     }
     error = check_resize(Flags, Parameters);
     if (!error) {
-        resize.size_bytes = Parameters->Version1.NewSize;
-        error = start(virtual_disk, &resize, Overlapped);
+        wanted.size_bytes = Parameters->Version1.NewSize;
+        error = start(virtual_disk, &wanted, Overlapped);
     }
     vd_virtual_disk_release(virtual_disk);
     return error;

@@ -31,6 +31,7 @@
 #include "attach/surface.h"
 #include "attach/text.h"
 #include "attach/udev.h"
+#include "attach/upkeep_socket.h"
 #include "attach/wait.h"
 #include "base/checked.h"
 #include "base/cleanup.h"
@@ -47,8 +48,9 @@ struct building {
     struct vd_disk *disk;
     const struct vd_attach_request *request;
     struct vd_attachment *attachment;
-    int dir;   /* of the registry, -1: none; locked */
-    int claim; /* the device, exclusively; -1: none */
+    int dir;      /* of the registry, -1: none; locked */
+    int claim;    /* the device, exclusively; -1: none */
+    int listener; /* for a server's upkeep, without its name; -1: none */
 };
 
 /* -- preparation -- */
@@ -196,6 +198,30 @@ lock_image(const struct building *building)
 
 /* -- the device -- */
 
+/* What is written to all the time cannot be worked on besides. */
+static vd_error
+listen_for_upkeep(struct building *building, const struct vd_surface *surface)
+{
+    if (!surface->serves || building->dir < 0 ||
+        !building->attachment->record.read_only) {
+        return ERROR_SUCCESS;
+    }
+    return vd_upkeep_socket_listen(building->dir, &building->listener);
+}
+
+static vd_error
+show_by(struct building *building, const struct vd_surface *surface)
+{
+    struct vd_attachment *attachment = building->attachment;
+    vd_error error = listen_for_upkeep(building, surface);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    struct vd_show_files files = {attachment->image_fd, building->listener};
+    return surface->show(building->disk, building->request, &files,
+                         &attachment->record, &building->claim);
+}
+
 static vd_error
 show(struct building *building)
 {
@@ -207,9 +233,7 @@ show(struct building *building)
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    error =
-        surface->show(building->disk, building->request, attachment->image_fd,
-                      &attachment->record, &building->claim);
+    error = show_by(building, surface);
     if (error == ERROR_SUCCESS) {
         error = vd_record_location(&attachment->record, &attachment->device);
     }
@@ -243,8 +267,12 @@ publish(const struct building *building)
     if (building->dir < 0) {
         return ERROR_SUCCESS;
     }
-    return vd_registry_add(building->dir, &attachment->record,
-                           &attachment->record_fd);
+    vd_error error = vd_registry_add(building->dir, &attachment->record,
+                                     &attachment->record_fd);
+    if (error == ERROR_SUCCESS && building->listener >= 0) {
+        error = vd_upkeep_socket_name(building->dir, attachment->record.name);
+    }
+    return error;
 }
 
 static vd_error
@@ -387,6 +415,9 @@ tear_down(struct building *building)
     if (record->name[0] != '\0') {
         vd_registry_remove(building->dir, record->name, false);
     }
+    if (building->listener >= 0) {
+        vd_upkeep_socket_drop(building->dir);
+    }
     if (vd_record_has_file(record)) {
         vd_shown_remove(&record->shown);
     }
@@ -409,11 +440,13 @@ attach(struct vd_disk *disk, const struct vd_attach_request *request,
     VD_AUTO_CLOSE int dir = -1;
     VD_AUTO_CLOSE int lock = -1;
     VD_AUTO_CLOSE int claim = -1;
-    struct building building = {disk, request, attachment, -1, -1};
+    VD_AUTO_CLOSE int listener = -1; /* the server has it */
+    struct building building = {disk, request, attachment, -1, -1, -1};
     error = open_registry(attachment, &dir, &lock);
     if (error == ERROR_SUCCESS) {
         building.dir = dir;
         error = build(&building);
+        listener = building.listener;
     }
     if (error != ERROR_SUCCESS) {
         tear_down(&building);

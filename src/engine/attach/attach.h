@@ -18,7 +18,9 @@
 #include <sys/types.h>
 
 #include "base/error.h"
+#include "disk/compact.h"
 #include "disk/disk.h"
+#include "disk/resize.h"
 
 /* Who may open the device node. */
 struct vd_node_access {
@@ -69,6 +71,27 @@ vd_error vd_live_enter(struct vd_live *live);
 void vd_live_leave(struct vd_live *live);
 const struct vd_scsi_unit *vd_live_unit(const struct vd_live *live);
 
+/*
+ * Work on the disk while it is attached; between vd_live_enter and leave, one
+ * at a time (ERROR_VHD_INVALID_STATE).  The end of the attachment cancels
+ * it.
+ *
+ * Compacts a disk attached for reading; fd is its image, as
+ * vd_disk_compact_attached wants it, and stays the caller's.  Errors: those
+ * of that function.
+ */
+VD_MUST_CHECK
+vd_error vd_live_compact(struct vd_live *live, int fd,
+                         const struct vd_compact_options *options,
+                         struct vd_progress *progress);
+
+/* Resizes a disk attached for writing: waits for the commands that are under
+ * way; the next one is told.  ERROR_WRITE_PROTECT, and those of
+ * vd_disk_resize; ERROR_VHD_RESIZE_WOULD_TRUNCATE_DATA also if the attachment
+ * shows a part of the disk that would not be all there. */
+VD_MUST_CHECK
+vd_error vd_live_resize(struct vd_live *live, const struct vd_resize *resize);
+
 /* Flushes and removes the device; ERROR_BUSY if it is mounted or claimed, or
  * still open elsewhere after five seconds, and then nothing has changed.
  * ERROR_NOT_READY if somebody else has detached it already.  ERROR_IO_DEVICE,
@@ -102,6 +125,18 @@ vd_error vd_attached_find(struct vd_file_id file_id, struct vd_attached *out);
 /* All of them; free each with vd_attached_free, then the array with free. */
 VD_MUST_CHECK
 vd_error vd_attached_list(struct vd_attached **out, size_t *count_out);
+
+/*
+ * Compacts an image that any process has attached for reading, by the disk
+ * server that serves it; fd is the image, as vd_disk_compact_attached wants
+ * it, and stays the caller's.  ERROR_NOT_FOUND if no server serves it so,
+ * ERROR_ACCESS_DENIED if it is somebody else's, ERROR_BROKEN_PIPE if it ended
+ * meanwhile, and those of vd_disk_compact_attached.
+ */
+VD_MUST_CHECK
+vd_error vd_attached_compact(struct vd_file_id file_id, int fd,
+                             const struct vd_compact_options *options,
+                             struct vd_progress *progress);
 
 /* Detaches an image that any process attached.  As vd_attachment_detach;
  * ERROR_NOT_READY if it is not attached. */

@@ -14,6 +14,8 @@
 #include "attach/held.h"
 #include "attach/paths.h"
 #include "attach/registry.h"
+#include "attach/upkeep.h"
+#include "attach/upkeep_socket.h"
 #include "base/cleanup.h"
 #include "base/trace.h"
 
@@ -273,6 +275,43 @@ vd_attached_detach(struct vd_file_id file_id)
     }
     return error;
 }
+
+/* -- upkeep -- */
+
+static vd_error
+connect_in(const char *path, struct vd_file_id file_id, int *server_out)
+{
+    VD_AUTO_CLOSE int dir = -1;
+    struct vd_entry entry;
+    vd_error error = vd_registry_open(path, false, &dir);
+    if (error == ERROR_SUCCESS) {
+        error = find_entry(dir, file_id, &entry);
+    }
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = vd_upkeep_socket_connect(dir, entry.record.name, server_out);
+    vd_entry_close(&entry);
+    return error;
+}
+
+vd_error
+vd_attached_connect(struct vd_file_id file_id, int *server_out)
+{
+    struct registries registries;
+    vd_error error = find_registries(&registries);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = ERROR_NOT_FOUND;
+    for (size_t i = 0; i < registries.count && error == ERROR_NOT_FOUND; i++) {
+        error = connect_in(registries.paths[i], file_id, server_out);
+    }
+    free_registries(&registries);
+    return error;
+}
+
+/* -- detaching, by its owner -- */
 
 /* Whether an entry tells of this attachment and not of a later one. */
 static bool

@@ -2,7 +2,8 @@
  * The disk of an attachment without a device.  See live.h.
  *
  * Whoever uses the disk counts as a user; ending it waits until there is
- * none.  The lock is held to count, never during I/O.
+ * none, and so does, until there is no other, who gives it another size.  The
+ * lock is held to count, never during I/O.
  */
 #include "attach/live.h"
 
@@ -14,15 +15,21 @@
 #include "attach/surface.h"
 #include "base/cleanup.h"
 #include "base/trace.h"
+#include "disk/progress.h"
 #include "disk/scsi_disk.h"
+#include "disk/upkeep.h"
 
 struct vd_live {
     pthread_mutex_t lock;
-    pthread_cond_t unused; /* users is 0 */
-    unsigned users;        /* guarded by lock, as is what follows */
+    pthread_cond_t changed; /* users has become less, resizing false */
+    unsigned users;         /* guarded by lock, as is what follows */
     bool ending;
-    struct vd_disk *disk; /* NULL once it is closed */
-    struct vd_scsi_disk scsi;
+    bool resizing;            /* nobody may come in */
+    struct vd_progress *work; /* what is going on; NULL: nothing */
+    struct vd_disk *disk;     /* NULL once it is closed */
+    struct vd_scsi_disk scsi; /* the same as long as there are users */
+    bool whole;               /* it shows the disk to its end */
+    atomic_bool capacity_changed;
 };
 
 /* ---- opening ---- */
@@ -43,6 +50,13 @@ open_locked(const struct vd_disk *view, int image_fd, bool writable,
     return error;
 }
 
+static void
+show(struct vd_live *live, uint64_t offset, uint64_t length, bool read_only)
+{
+    vd_scsi_disk_init(&live->scsi, live->disk, offset, length, read_only);
+    live->scsi.unit.capacity_changed = &live->capacity_changed;
+}
+
 vd_error
 vd_live_open(const struct vd_disk *view,
              const struct vd_attach_request *request, int image_fd,
@@ -59,9 +73,9 @@ vd_live_open(const struct vd_disk *view,
         return error;
     }
     pthread_mutex_init(&live->lock, NULL);
-    pthread_cond_init(&live->unused, NULL);
-    vd_scsi_disk_init(&live->scsi, live->disk, request->window_offset,
-                      request->window_length, read_only);
+    pthread_cond_init(&live->changed, NULL);
+    live->whole = vd_request_is_whole(view, request);
+    show(live, request->window_offset, request->window_length, read_only);
     *out = live;
     return ERROR_SUCCESS;
 }
@@ -72,6 +86,9 @@ vd_error
 vd_live_enter(struct vd_live *live)
 {
     VD_SCOPED_LOCK(&live->lock);
+    while (live->resizing && !live->ending) {
+        pthread_cond_wait(&live->changed, &live->lock);
+    }
     if (live->ending) {
         vd_trace(VD_TRACE_ATTACH, "the attachment has ended");
         return ERROR_NOT_READY;
@@ -84,9 +101,8 @@ void
 vd_live_leave(struct vd_live *live)
 {
     VD_SCOPED_LOCK(&live->lock);
-    if (--live->users == 0) {
-        pthread_cond_broadcast(&live->unused);
-    }
+    live->users--;
+    pthread_cond_broadcast(&live->changed);
 }
 
 const struct vd_scsi_unit *
@@ -107,6 +123,113 @@ vd_live_flush(struct vd_live *live)
     return error;
 }
 
+/* ---- work on the image ---- */
+
+static vd_error
+begin_work(struct vd_live *live, struct vd_progress *progress)
+{
+    VD_SCOPED_LOCK(&live->lock);
+    if (live->work != NULL) {
+        vd_trace(VD_TRACE_ATTACH, "there is work going on");
+        return ERROR_VHD_INVALID_STATE;
+    }
+    live->work = progress;
+    if (live->ending) {
+        vd_progress_cancel(progress);
+    }
+    return ERROR_SUCCESS;
+}
+
+static void
+end_work(struct vd_live *live)
+{
+    VD_SCOPED_LOCK(&live->lock);
+    live->work = NULL;
+}
+
+vd_error
+vd_live_compact(struct vd_live *live, int fd,
+                const struct vd_compact_options *options,
+                struct vd_progress *progress)
+{
+    struct vd_progress unwatched = {.current = 0};
+    struct vd_progress *own = progress != NULL ? progress : &unwatched;
+    vd_error error = begin_work(live, own);
+    if (error == ERROR_SUCCESS) {
+        error = vd_disk_compact_attached(live->disk, fd, options, own);
+        end_work(live);
+    }
+    return error;
+}
+
+/* Until nobody else is in. */
+static void
+shut(struct vd_live *live)
+{
+    VD_SCOPED_LOCK(&live->lock);
+    live->resizing = true;
+    while (live->users > 1) {
+        pthread_cond_wait(&live->changed, &live->lock);
+    }
+}
+
+static void
+reopen(struct vd_live *live)
+{
+    VD_SCOPED_LOCK(&live->lock);
+    live->resizing = false;
+    pthread_cond_broadcast(&live->changed);
+}
+
+/* What is shown must be there afterwards too. */
+static vd_error
+check_window(const struct vd_live *live, const struct vd_resize *resize)
+{
+    const struct vd_scsi_unit *unit = &live->scsi.unit;
+    uint64_t end = live->scsi.offset + unit->blocks * unit->block_size;
+    if (!vd_disk_writable(live->disk)) {
+        vd_trace(VD_TRACE_ATTACH, "attached for reading");
+        return ERROR_WRITE_PROTECT;
+    }
+    if (!live->whole &&
+        (resize->size_bytes < end || resize->mode == VD_RESIZE_SMALLEST)) {
+        vd_trace(VD_TRACE_ATTACH, "what is shown would not be there");
+        return ERROR_VHD_RESIZE_WOULD_TRUNCATE_DATA;
+    }
+    return ERROR_SUCCESS;
+}
+
+static vd_error
+resize_shut(struct vd_live *live, const struct vd_resize *resize)
+{
+    uint64_t before = vd_disk_size_bytes(live->disk);
+    vd_error error = check_window(live, resize);
+    if (error == ERROR_SUCCESS) {
+        error = vd_disk_resize(live->disk, resize);
+    }
+    uint64_t now = vd_disk_size_bytes(live->disk);
+    if (now != before && live->whole) {
+        show(live, live->scsi.offset, now - live->scsi.offset, false);
+        atomic_store(&live->capacity_changed, true);
+    }
+    return error;
+}
+
+vd_error
+vd_live_resize(struct vd_live *live, const struct vd_resize *resize)
+{
+    struct vd_progress unwatched = {.current = 0};
+    vd_error error = begin_work(live, &unwatched);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    shut(live);
+    error = resize_shut(live, resize);
+    reopen(live);
+    end_work(live);
+    return error;
+}
+
 /* ---- ending ---- */
 
 void
@@ -117,8 +240,10 @@ vd_live_end(struct vd_live *live)
     }
     VD_SCOPED_LOCK(&live->lock);
     live->ending = true;
+    vd_progress_cancel(live->work);
+    pthread_cond_broadcast(&live->changed);
     while (live->users != 0) {
-        pthread_cond_wait(&live->unused, &live->lock);
+        pthread_cond_wait(&live->changed, &live->lock);
     }
     vd_disk_close(VD_TAKE(live->disk));
 }
@@ -135,7 +260,7 @@ void
 vd_live_free(struct vd_live *live)
 {
     if (live != NULL) {
-        pthread_cond_destroy(&live->unused);
+        pthread_cond_destroy(&live->changed);
         pthread_mutex_destroy(&live->lock);
         free(live);
     }

@@ -23,6 +23,7 @@
 #include "attach/paths.h"
 #include "attach/text.h"
 #include "attach/udev.h"
+#include "attach/upkeep_socket.h"
 #include "base/cleanup.h"
 #include "base/trace.h"
 
@@ -714,4 +715,5 @@ vd_registry_remove(int dir, const char *name, bool detaching)
         vd_trace(VD_TRACE_ATTACH, "removing record %s: %s", file,
                  strerror(errno));
     }
+    vd_upkeep_socket_remove(dir, name);
 }

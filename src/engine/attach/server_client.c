@@ -104,7 +104,7 @@ run_program(int control)
 /* -- talking to it -- */
 
 static vd_error
-send_request(int server, const struct vd_server_options *options)
+send_files(int server, const struct vd_server_options *options)
 {
     const struct vd_disk_files *files = options->files;
     struct vd_server_request request = {
@@ -113,6 +113,7 @@ send_request(int server, const struct vd_server_options *options)
         .layers = (uint32_t)files->count,
         .read_only = options->read_only,
         .visible = options->visible != NULL,
+        .upkeep = options->listener >= 0,
         .window_offset = options->window_offset,
         .window_length = options->window_length,
     };
@@ -138,6 +139,19 @@ send_place(int server, const struct vd_server_visible *visible)
         return ERROR_FILENAME_EXCED_RANGE;
     }
     return vd_channel_send(server, &place, sizeof(place), &visible->file, 1);
+}
+
+static vd_error
+send_request(int server, const struct vd_server_options *options)
+{
+    vd_error error = send_files(server, options);
+    if (error == ERROR_SUCCESS && options->visible != NULL) {
+        error = send_place(server, options->visible);
+    }
+    if (error == ERROR_SUCCESS && options->listener >= 0) {
+        error = vd_channel_send(server, "", 1, &options->listener, 1);
+    }
+    return error;
 }
 
 /* mount_out: NULL if no descriptor is to come. */
@@ -199,9 +213,6 @@ static vd_error
 obtain_visible_file(int server, const struct vd_server_options *options)
 {
     vd_error error = send_request(server, options);
-    if (error == ERROR_SUCCESS) {
-        error = send_place(server, options->visible);
-    }
     return error == ERROR_SUCCESS ? receive_reply(server, NULL) : error;
 }
 

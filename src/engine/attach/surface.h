@@ -14,8 +14,15 @@
 #include "base/error.h"
 #include "disk/disk.h"
 
+/* The open files that a surface is given. */
+struct vd_show_files {
+    int image;    /* of the image, with the attachment's locks */
+    int listener; /* for a server's upkeep; -1: there is none */
+};
+
 struct vd_surface {
     const char *name; /* for traces: "loop" */
+    bool serves;      /* by a disk server */
 
     /* Whether it can show this disk as asked.  Changes nothing. */
     vd_error (*suits)(struct vd_disk *disk,
@@ -25,11 +32,11 @@ struct vd_surface {
     /* Shows it.  A device, with autoclear on: record->loop, and *claim_out, by
      * which it is open exclusively (as from vd_loop_create).  A file:
      * record->shown, and *claim_out, with which it goes unless it is to be
-     * permanent.  Nothing: neither.  image_fd is an open file of the image
-     * that carries the attachment's locks; whoever serves the disk keeps
-     * it. */
+     * permanent.  Nothing: neither.  Whoever serves the disk keeps the
+     * files. */
     vd_error (*show)(struct vd_disk *disk,
-                     const struct vd_attach_request *request, int image_fd,
+                     const struct vd_attach_request *request,
+                     const struct vd_show_files *files,
                      struct vd_record *record, int *claim_out);
 };
 

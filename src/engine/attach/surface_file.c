@@ -69,30 +69,33 @@ choose_mode(const struct vd_disk *disk,
 
 static vd_error
 start_server(const struct vd_disk *disk,
-             const struct vd_attach_request *request, int image_fd,
+             const struct vd_attach_request *request,
+             const struct vd_show_files *files,
              const struct vd_server_visible *visible,
              struct vd_server_file *out)
 {
-    struct vd_disk_files files;
-    vd_error error = vd_locked_files_open(disk, image_fd, &files);
+    struct vd_disk_files layers;
+    vd_error error = vd_locked_files_open(disk, files->image, &layers);
     if (error != ERROR_SUCCESS) {
         return error;
     }
     struct vd_server_options options = {
-        .files = &files,
+        .files = &layers,
+        .listener = files->listener,
         .read_only = vd_request_is_read_only(disk, request),
         .window_offset = request->window_offset,
         .window_length = request->window_length,
         .visible = visible,
     };
     error = vd_server_start(&options, out);
-    vd_disk_files_close(&files); /* the server has them */
+    vd_disk_files_close(&layers); /* the server has them */
     return error;
 }
 
 static vd_error
 serve(const struct vd_disk *disk, const struct vd_attach_request *request,
-      int image_fd, const struct vd_shown *shown, int file, int *server_out)
+      const struct vd_show_files *files, const struct vd_shown *shown,
+      int file, int *server_out)
 {
     struct vd_server_visible visible = {
         .path = shown->path,
@@ -102,10 +105,10 @@ serve(const struct vd_disk *disk, const struct vd_attach_request *request,
     struct vd_server_file served;
     vd_error error = choose_mode(disk, request, &visible.mode);
     if (error == ERROR_SUCCESS) {
-        error = vd_image_lock_mark(image_fd, shown->mark);
+        error = vd_image_lock_mark(files->image, shown->mark);
     }
     if (error == ERROR_SUCCESS) {
-        error = start_server(disk, request, image_fd, &visible, &served);
+        error = start_server(disk, request, files, &visible, &served);
     }
     if (error == ERROR_SUCCESS) {
         *server_out = served.server;
@@ -116,7 +119,8 @@ serve(const struct vd_disk *disk, const struct vd_attach_request *request,
 /* *claim_out is the socket whose end tells the keeper to unmount. */
 static vd_error
 file_show(struct vd_disk *disk, const struct vd_attach_request *request,
-          int image_fd, struct vd_record *record, int *claim_out)
+          const struct vd_show_files *files, struct vd_record *record,
+          int *claim_out)
 {
     struct vd_shown shown;
     VD_AUTO_CLOSE int file = -1;
@@ -124,7 +128,7 @@ file_show(struct vd_disk *disk, const struct vd_attach_request *request,
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    error = serve(disk, request, image_fd, &shown, file, claim_out);
+    error = serve(disk, request, files, &shown, file, claim_out);
     if (error != ERROR_SUCCESS) {
         unlink(shown.path); /* ours still, by its lock, if it is there */
         vd_shown_clear(&shown);
@@ -136,6 +140,7 @@ file_show(struct vd_disk *disk, const struct vd_attach_request *request,
 
 const struct vd_surface vd_file_surface = {
     .name = "file",
+    .serves = true,
     .suits = file_suits,
     .show = file_show,
 };

@@ -24,20 +24,6 @@ fuse_suits(struct vd_disk *disk, const struct vd_attach_request *request,
 }
 
 static vd_error
-start_server(const struct vd_disk *disk,
-             const struct vd_attach_request *request,
-             const struct vd_disk_files *files, struct vd_server_file *out)
-{
-    struct vd_server_options options = {
-        .files = files,
-        .read_only = vd_request_is_read_only(disk, request),
-        .window_offset = request->window_offset,
-        .window_length = request->window_length,
-    };
-    return vd_server_start(&options, out);
-}
-
-static vd_error
 create_device(const struct vd_disk *disk,
               const struct vd_attach_request *request, int file,
               struct vd_loop *loop_out, int *claim_out)
@@ -55,12 +41,13 @@ create_device(const struct vd_disk *disk,
 }
 
 static vd_error
-show_files(const struct vd_disk *disk, const struct vd_attach_request *request,
-           const struct vd_disk_files *files, struct vd_loop *loop_out,
-           int *claim_out)
+show_served(const struct vd_disk *disk,
+            const struct vd_attach_request *request,
+            const struct vd_server_options *options, struct vd_loop *loop_out,
+            int *claim_out)
 {
     struct vd_server_file served;
-    vd_error error = start_server(disk, request, files, &served);
+    vd_error error = vd_server_start(options, &served);
     if (error != ERROR_SUCCESS) {
         return error;
     }
@@ -76,20 +63,29 @@ show_files(const struct vd_disk *disk, const struct vd_attach_request *request,
 
 static vd_error
 fuse_show(struct vd_disk *disk, const struct vd_attach_request *request,
-          int image_fd, struct vd_record *record, int *claim_out)
+          const struct vd_show_files *files, struct vd_record *record,
+          int *claim_out)
 {
-    struct vd_disk_files files;
-    vd_error error = vd_locked_files_open(disk, image_fd, &files);
+    struct vd_disk_files layers;
+    vd_error error = vd_locked_files_open(disk, files->image, &layers);
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    error = show_files(disk, request, &files, &record->loop, claim_out);
-    vd_disk_files_close(&files); /* the server has them */
+    struct vd_server_options options = {
+        .files = &layers,
+        .listener = files->listener,
+        .read_only = vd_request_is_read_only(disk, request),
+        .window_offset = request->window_offset,
+        .window_length = request->window_length,
+    };
+    error = show_served(disk, request, &options, &record->loop, claim_out);
+    vd_disk_files_close(&layers); /* the server has them */
     return error;
 }
 
 const struct vd_surface vd_fuse_surface = {
     .name = "fuse",
+    .serves = true,
     .suits = fuse_suits,
     .show = fuse_show,
 };

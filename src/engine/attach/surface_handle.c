@@ -16,11 +16,12 @@ handle_suits(struct vd_disk *disk, const struct vd_attach_request *request,
 
 static vd_error
 handle_show(struct vd_disk *disk, const struct vd_attach_request *request,
-            int image_fd, struct vd_record *record, int *claim_out)
+            const struct vd_show_files *files, struct vd_record *record,
+            int *claim_out)
 {
     (void)disk;
     (void)request;
-    (void)image_fd;
+    (void)files;
     (void)record;
     *claim_out = -1;
     return ERROR_SUCCESS;

@@ -24,7 +24,8 @@ loop_suits(struct vd_disk *disk, const struct vd_attach_request *request,
 
 static vd_error
 loop_show(struct vd_disk *disk, const struct vd_attach_request *request,
-          int image_fd, struct vd_record *record, int *claim_out)
+          const struct vd_show_files *files, struct vd_record *record,
+          int *claim_out)
 {
     bool contiguous;
     uint64_t file_offset;
@@ -38,13 +39,13 @@ loop_show(struct vd_disk *disk, const struct vd_attach_request *request,
         return ERROR_NOT_SUPPORTED;
     }
     if (!vd_request_is_read_only(disk, request)) {
-        error = vd_disk_prepare_direct(disk, image_fd);
+        error = vd_disk_prepare_direct(disk, files->image);
         if (error != ERROR_SUCCESS) {
             return error;
         }
     }
     struct vd_loop_options options = {
-        .image_fd = image_fd,
+        .image_fd = files->image,
         .image_path = vd_disk_path(disk),
         .offset = offset,
         .length = request->window_length,

@@ -243,7 +243,7 @@ static vd_error
 begin(struct vd_disk *disk)
 {
     struct vd_image *image = vd_disk_leaf(disk);
-    if (!disk->writable || !disk->live) {
+    if (!disk->live || (!disk->writable && disk->lent == NULL)) {
         return ERROR_WRITE_PROTECT;
     }
     VD_SCOPED_LOCK(&disk->mutator);
@@ -260,6 +260,15 @@ shorten(struct vd_disk *disk)
     }
     VD_SCOPED_LOCK(&disk->mutator);
     return image->format->shorten(image);
+}
+
+/* Keeps what was done, whatever has ended it. */
+static vd_error
+finish(struct vd_disk *disk, vd_error error)
+{
+    bool sound = error == ERROR_SUCCESS || error == ERROR_OPERATION_ABORTED;
+    vd_error finished = sound ? shorten(disk) : vd_disk_commit(disk);
+    return error != ERROR_SUCCESS ? error : finished;
 }
 
 /* Scans and moves as far as it goes. */
@@ -304,11 +313,7 @@ vd_disk_compact(struct vd_disk *disk, const struct vd_compact_options *options,
         .block_size = vd_disk_info(disk)->block_size,
         .buffer = buffer,
     };
-    error = run_steps(&work, options);
-    if (error == ERROR_SUCCESS || error == ERROR_OPERATION_ABORTED) {
-        vd_error shortened = shorten(disk);
-        error = error != ERROR_SUCCESS ? error : shortened;
-    }
+    error = finish(disk, run_steps(&work, options));
     if (error == ERROR_SUCCESS) {
         vd_progress_advance(progress, UINT64_MAX);
     }

@@ -154,6 +154,7 @@ vd_disk_finish(struct vd_disk *disk)
         }
         first = first != ERROR_SUCCESS ? first : error;
     }
+    vd_posix_file_close(disk->lent);
     free(disk->layers);
     pthread_cond_destroy(&disk->flush.done);
     pthread_mutex_destroy(&disk->flush.lock);
@@ -176,6 +177,9 @@ vd_disk_abandon(const struct vd_disk *disk)
 {
     for (size_t i = 0; i < disk->layer_count; i++) {
         close(disk->layers[i].file->fd);
+    }
+    if (disk->lent != NULL) {
+        close(disk->lent->fd);
     }
 }
 

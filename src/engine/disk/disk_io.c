@@ -103,8 +103,8 @@ vd_error
 vd_disk_read(struct vd_disk *disk, void *buffer, size_t length,
              uint64_t offset)
 {
-    assert(vd_range_within(offset, length, vd_disk_size_bytes(disk)));
     pthread_rwlock_rdlock(&disk->gate);
+    assert(vd_range_within(offset, length, vd_disk_size_bytes(disk)));
     vd_error error = read_layers(disk, 0, buffer, length, offset);
     pthread_rwlock_unlock(&disk->gate);
     return error;

@@ -28,6 +28,10 @@ struct vd_disk {
     bool writable; /* the leaf's file is open for writing */
     bool live;     /* opened under locks: may be changed if writable */
 
+    /* The leaf's own file while another has its place (upkeep.h), else NULL;
+     * written by one thread, under the gate. */
+    struct vd_posix_file *lent;
+
     pthread_mutex_t mutator; /* one thread in the changing functions */
     pthread_rwlock_t gate;   /* shared: payload is being transferred */
     atomic_bool begun;

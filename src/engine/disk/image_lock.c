@@ -217,6 +217,49 @@ vd_image_lock_test(int fd, enum vd_lock_mode mode)
     return test_all(fd, needs_of_mode(mode));
 }
 
+static vd_error
+release_byte(int fd, off_t byte)
+{
+    struct flock lock = lock_of_byte(F_UNLCK, byte);
+    if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+        return lock_error(errno);
+    }
+    return ERROR_SUCCESS;
+}
+
+/* What the reader holds against writers, when the writer holds the same. */
+static vd_error
+release_against_writers(int fd)
+{
+    vd_error error = for_each_permission(fd, read_needs.unshared,
+                                         LOCK_UNSHARED, release_byte);
+    return error != ERROR_SUCCESS ? error : release_byte(fd, LOCK_ATTACHMENT);
+}
+
+vd_error
+vd_image_lock_lend(int attached_fd, int writer_fd)
+{
+    vd_error error = place_all(writer_fd, &write_needs);
+    if (error == ERROR_SUCCESS) {
+        error = release_against_writers(attached_fd);
+    }
+    if (error == ERROR_SUCCESS) {
+        error = test_all(writer_fd, &write_needs);
+    }
+    if (error != ERROR_SUCCESS) {
+        (void)vd_image_lock_return(attached_fd, writer_fd);
+    }
+    return error;
+}
+
+vd_error
+vd_image_lock_return(int attached_fd, int writer_fd)
+{
+    vd_error error = place_all(attached_fd, &read_needs);
+    vd_image_unlock(writer_fd);
+    return error;
+}
+
 static off_t
 byte_of_mark(uint64_t number)
 {

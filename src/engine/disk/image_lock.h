@@ -29,6 +29,20 @@ enum vd_lock_mode {
 VD_MUST_CHECK
 vd_error vd_image_lock(int fd, enum vd_lock_mode mode);
 
+/*
+ * For an attachment that reads (VD_LOCK_READ on attached_fd) and wants to
+ * write through another open file for a while: takes the locks of a writer on
+ * writer_fd, in such an order that nobody can come between.
+ * ERROR_SHARING_VIOLATION, with everything as before, if there are other
+ * readers.
+ */
+VD_MUST_CHECK
+vd_error vd_image_lock_lend(int attached_fd, int writer_fd);
+
+/* The end of that: attached_fd has its locks again, writer_fd none. */
+VD_MUST_CHECK
+vd_error vd_image_lock_return(int attached_fd, int writer_fd);
+
 /* Whether vd_image_lock would succeed now; takes nothing. */
 VD_MUST_CHECK
 vd_error vd_image_lock_test(int fd, enum vd_lock_mode mode);

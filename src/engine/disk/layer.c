@@ -81,9 +81,9 @@ vd_layer_find_path(const struct vd_posix_file *file, const char *path,
 
 /* ---- the image ---- */
 
-static vd_error
-open_image(struct vd_posix_file *file, uint32_t device_id, bool writable,
-           struct vd_image **out)
+vd_error
+vd_layer_open_image(struct vd_posix_file *file, uint32_t device_id,
+                    bool writable, struct vd_image **out)
 {
     struct vd_open_request request = {.writable = writable};
     const struct vd_format *format;
@@ -100,7 +100,8 @@ vd_layer_open(struct vd_posix_file *file, uint32_t device_id, bool writable,
               struct vd_layer *out)
 {
     struct vd_layer layer = {.file = file};
-    vd_error error = open_image(file, device_id, writable, &layer.image);
+    vd_error error =
+        vd_layer_open_image(file, device_id, writable, &layer.image);
     if (error != ERROR_SUCCESS) {
         vd_posix_file_close(file);
         return error;

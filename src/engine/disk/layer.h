@@ -23,6 +23,11 @@ VD_MUST_CHECK
 vd_error vd_layer_open(struct vd_posix_file *file, uint32_t device_id,
                        bool writable, struct vd_layer *out);
 
+/* The image alone, over a file that stays the caller's. */
+VD_MUST_CHECK
+vd_error vd_layer_open_image(struct vd_posix_file *file, uint32_t device_id,
+                             bool writable, struct vd_image **out);
+
 /* Ends the format's session and closes the file; what cannot be written any
  * more is the returned error. */
 vd_error vd_layer_close(struct vd_layer *layer);

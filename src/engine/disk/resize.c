@@ -100,6 +100,9 @@ check_kind(const struct vd_disk *disk, const struct vd_resize *resize)
     bool smaller = resize->mode == VD_RESIZE_SMALLEST ||
                    (resize->mode != VD_RESIZE_GROW &&
                     resize->size_bytes < vd_disk_size_bytes(disk));
+    if (!disk->writable || !disk->live) {
+        return ERROR_WRITE_PROTECT;
+    }
     if (format->resize == NULL) {
         vd_trace(VD_TRACE_DISK, "a %s keeps its size", format->name);
         return ERROR_NOT_SUPPORTED;

@@ -138,6 +138,22 @@ static const struct operation {
     {0xAA, 12, DATA_OUT, vd_scsi_write_12},
 };
 
+/* Commands that find out about a unit do not wait for its attention (SPC-4
+ * 5.14). */
+static bool
+waits_for_attention(const struct operation *operation)
+{
+    return operation->code != 0x03 && operation->code != 0x12 &&
+           operation->code != 0xA0;
+}
+
+static bool
+takes_attention(const struct vd_scsi_unit *unit)
+{
+    return unit->capacity_changed != NULL &&
+           atomic_exchange(unit->capacity_changed, false);
+}
+
 static const struct operation *
 find_operation(uint8_t code)
 {
@@ -174,6 +190,10 @@ vd_scsi_execute(const struct vd_scsi_unit *unit,
     }
     if ((command->cdb[operation->cdb_length - 1] & CONTROL_NACA) != 0) {
         vd_scsi_bad_field(&call, (uint16_t)(operation->cdb_length - 1));
+        return;
+    }
+    if (waits_for_attention(operation) && takes_attention(unit)) {
+        vd_scsi_fail(&call, KEY_UNIT_ATTENTION, ASC_CAPACITY_CHANGED);
         return;
     }
     if (operation->direction == (command->data_in ? DATA_IN : DATA_OUT)) {

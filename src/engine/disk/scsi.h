@@ -3,14 +3,16 @@
  * sense data out.
  *
  * Pure logic over a few functions that move whole blocks: no files, no
- * threads, no state that lasts from one command to the next.  So there are
- * no unit attentions, no reservations, no task management, and sense data is
- * only ever that of the command it comes with.  Any number of threads may
+ * threads, no state that lasts from one command to the next but one: that the
+ * capacity has changed is told once, as a unit attention.  There are no
+ * reservations, no task management, and sense data is only ever that of the
+ * command it comes with.  Any number of threads may
  * execute commands on one unit if its functions allow that.
  */
 #ifndef VD_DISK_SCSI_H
 #define VD_DISK_SCSI_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -50,7 +52,8 @@ struct vd_scsi_unit {
     uint32_t unmap_granularity;   /* bytes, 0: unknown */
     bool thin;                    /* unmapping gives space up */
     bool read_only;
-    struct vd_guid id; /* for page 83 */
+    struct vd_guid id;             /* for page 83 */
+    atomic_bool *capacity_changed; /* to be told; NULL: it never changes */
 };
 
 struct vd_scsi_command {

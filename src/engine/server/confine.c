@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -102,6 +103,13 @@ static const uint32_t allowed[] = {
     SYS_munmap,
     SYS_mremap,
     SYS_madvise,
+    /* upkeep; see also `conditional` */
+    SYS_accept4,
+    SYS_recvmsg,
+#ifdef SYS_poll
+    SYS_poll,
+#endif
+    SYS_ppoll,
     /* threads, and the end */
     SYS_futex,
     SYS_set_robust_list,
@@ -125,7 +133,8 @@ static const uint32_t allowed[] = {
 #endif
 };
 
-/* Allowed if the argument, seen through the mask, is the value. */
+/* Allowed if the argument, seen through the mask, is the value; of several
+ * for one call, one is enough. */
 static const struct condition {
     uint32_t number;
     unsigned argument;
@@ -138,6 +147,14 @@ static const struct condition {
     {SYS_newfstatat, 3, AT_EMPTY_PATH, AT_EMPTY_PATH},
     /* To whom the socket is connected, and nobody else. */
     {SYS_sendto, 4, UINT64_MAX, 0},
+    /* Who that is. */
+    {SYS_getsockopt, 2, UINT32_MAX, SO_PEERCRED},
+    /* How a file is open, and the locks of an image. */
+    {SYS_fcntl, 1, UINT32_MAX, F_GETFL},
+    {SYS_fcntl, 1, UINT32_MAX, F_SETFL},
+    {SYS_fcntl, 1, UINT32_MAX, F_DUPFD_CLOEXEC},
+    {SYS_fcntl, 1, UINT32_MAX, F_OFD_SETLK},
+    {SYS_fcntl, 1, UINT32_MAX, F_OFD_GETLK},
 };
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -184,19 +201,19 @@ emit_half(struct program *program, size_t offset, uint64_t mask,
     emit(program, BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)value, 0, miss);
 }
 
+/* Goes on behind it if it does not fit. */
 static void
-emit_condition(struct program *program, const struct condition *condition,
-               uint32_t refusal)
+emit_condition(struct program *program, const struct condition *condition)
 {
     size_t low = offsetof(struct seccomp_data, args) +
                  condition->argument * sizeof(uint64_t);
+    emit_load(program, offsetof(struct seccomp_data, nr));
     emit(program, BPF_JMP | BPF_JEQ | BPF_K, condition->number, 0,
-         CONDITION_LENGTH - 1);
+         CONDITION_LENGTH - 2);
     emit_half(program, low, condition->mask, condition->value, 4);
     emit_half(program, low + sizeof(uint32_t), condition->mask >> 32,
               condition->value >> 32, 1);
     emit_return(program, SECCOMP_RET_ALLOW);
-    emit_return(program, refusal);
 }
 
 static void
@@ -213,7 +230,7 @@ write_program(struct program *program, uint32_t refusal)
         emit_return(program, SECCOMP_RET_ALLOW);
     }
     for (size_t i = 0; i < COUNT(conditional); i++) {
-        emit_condition(program, &conditional[i], refusal);
+        emit_condition(program, &conditional[i]);
     }
     emit_return(program, refusal);
 }

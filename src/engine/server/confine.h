@@ -22,9 +22,10 @@ enum vd_confinement {
 /*
  * All system calls but those of positioned I/O on open files, of memory that
  * is never executable, and of threads that are there.  In particular none
- * that opens, connects, executes, signals or inspects anything.  Of all
- * threads, for ever.  ERROR_NOT_SUPPORTED where the kernel has no filters, or
- * for an architecture without a list.
+ * that opens, connects, executes, signals or inspects anything; descriptors
+ * come in only from a client of upkeep.h.  Of all threads, for ever.
+ * ERROR_NOT_SUPPORTED where the kernel has no filters, or for an architecture
+ * without a list.
  */
 VD_MUST_CHECK
 vd_error vd_confine_system_calls(enum vd_confinement confinement);

@@ -7,6 +7,8 @@
  *                         often as it takes for all layers, leaf first
  *                         if it is to be visible, struct vd_server_place with
  *                         the locked file of that path
+ *                         if it has upkeep, one byte with the listening
+ *                         socket for that
  *     server -> attacher  struct vd_server_reply; with it, if there is no
  *                         error, a descriptor that leads to the file
  *                         (an O_PATH one: open it through /proc/self/fd);
@@ -15,7 +17,15 @@
  *     the socket's end    the server has ended, and let go of the image; and
  *                         the path of a visible file is gone
  *
- * Both are of one build, on one machine: integers are in its own order.
+ * Over the listening socket, to which others connect:
+ *
+ *     client -> server    struct vd_upkeep_request, with the image open for
+ *                         writing
+ *     server -> client    struct vd_upkeep_report, every now and then, and
+ *                         once at the end
+ *     client's shutdown   the work is to stop; a report at the end follows
+ *
+ * All are of one build, on one machine: integers are in its own order.
  */
 #ifndef VD_SERVER_PROTOCOL_H
 #define VD_SERVER_PROTOCOL_H
@@ -35,14 +45,15 @@
 
 /* Another number for every change of this file: a program may run on while
  * the package is replaced. */
-#define VD_SERVER_PROTOCOL 0x76640002u
+#define VD_SERVER_PROTOCOL 0x76640003u
 
 struct vd_server_request {
     uint32_t protocol;
     uint32_t device_id; /* which format, VD_DEVICE_* */
     uint32_t layers;
-    uint16_t read_only;     /* 0 or 1 */
-    uint16_t visible;       /* 0 or 1 */
+    uint8_t read_only;      /* 0 or 1 */
+    uint8_t visible;        /* 0 or 1 */
+    uint16_t upkeep;        /* 0 or 1; 1 only if read_only is */
     uint64_t window_offset; /* the part of the disk that the file is */
     uint64_t window_length;
 };
@@ -60,6 +71,24 @@ struct vd_server_place {
 struct vd_server_reply {
     uint32_t protocol;
     vd_error error;
+};
+
+/* Compact the image. */
+struct vd_upkeep_request {
+    uint32_t protocol;
+    uint16_t no_zero_scan;   /* 0 or 1 */
+    uint16_t no_block_moves; /* 0 or 1 */
+};
+
+#define VD_UPKEEP_REPORT_MS 100
+
+struct vd_upkeep_report {
+    uint32_t protocol;
+    uint32_t over;  /* 0 or 1 */
+    vd_error error; /* if it is over */
+    uint32_t unused;
+    uint64_t current;
+    uint64_t completion; /* 0: not known yet */
 };
 
 #endif

@@ -16,7 +16,7 @@ is_sound(const struct vd_server_request *request)
 {
     return request->protocol == VD_SERVER_PROTOCOL && request->layers != 0 &&
            request->layers <= VD_DISK_LAYERS_MAX && request->read_only <= 1 &&
-           request->visible <= 1;
+           request->visible <= 1 && request->upkeep <= request->read_only;
 }
 
 static vd_error
@@ -74,6 +74,20 @@ vd_request_receive(int control, struct vd_server_request *request_out,
     }
     if (error == ERROR_SUCCESS) {
         *request_out = request;
+    }
+    return error;
+}
+
+vd_error
+vd_request_receive_upkeep(int control, int *listener_out)
+{
+    char mark;
+    size_t count = 0;
+    vd_error error = vd_channel_receive(control, &mark, sizeof(mark),
+                                        listener_out, 1, &count);
+    if (error == ERROR_SUCCESS && count != 1) {
+        vd_trace(VD_TRACE_ATTACH, "server: no socket to listen on");
+        error = ERROR_INVALID_DATA;
     }
     return error;
 }

@@ -22,4 +22,8 @@ vd_error vd_request_receive_place(int control,
                                   struct vd_server_place *place_out,
                                   int *file_out);
 
+/* Waits for the socket to listen on, the last of a request with upkeep. */
+VD_MUST_CHECK
+vd_error vd_request_receive_upkeep(int control, int *listener_out);
+
 #endif

@@ -41,6 +41,7 @@
 #include "server/process.h"
 #include "server/protocol.h"
 #include "server/request.h"
+#include "server/upkeep.h"
 #include "server/workers.h"
 
 struct server {
@@ -48,8 +49,10 @@ struct server {
     int device; /* the connection; -1: none yet */
     struct vd_fuse_file file;
     struct vd_server_place place;
-    int place_file; /* -1: not visible */
-    int keeper;     /* tells him by its end of ours */
+    int place_file;           /* -1: not visible */
+    int keeper;               /* tells him by its end of ours */
+    int listener;             /* -1: no upkeep */
+    struct vd_upkeep *upkeep; /* likewise NULL */
     struct vd_workers *workers;
 };
 
@@ -70,13 +73,26 @@ check_window(const struct vd_fuse_file *file)
 }
 
 static vd_error
+receive_more(struct server *server, const struct vd_server_request *request)
+{
+    vd_error error = ERROR_SUCCESS;
+    if (request->visible != 0) {
+        error = vd_request_receive_place(server->control, &server->place,
+                                         &server->place_file);
+    }
+    if (error == ERROR_SUCCESS && request->upkeep != 0) {
+        error = vd_request_receive_upkeep(server->control, &server->listener);
+    }
+    return error;
+}
+
+static vd_error
 receive(struct server *server, struct vd_server_request *request,
         struct vd_disk_files *files)
 {
     vd_error error = vd_request_receive(server->control, request, files);
-    if (error == ERROR_SUCCESS && request->visible != 0) {
-        error = vd_request_receive_place(server->control, &server->place,
-                                         &server->place_file);
+    if (error == ERROR_SUCCESS) {
+        error = receive_more(server, request);
         if (error != ERROR_SUCCESS) {
             vd_disk_files_close(files);
         }
@@ -230,6 +246,10 @@ start(struct server *server, enum vd_confinement confinement)
         error =
             vd_workers_start(server->device, &server->file, &server->workers);
     }
+    if (error == ERROR_SUCCESS && server->listener >= 0) {
+        error = vd_upkeep_start(server->listener, server->file.disk,
+                                &server->upkeep);
+    }
     return error == ERROR_SUCCESS ? confine(confinement) : error;
 }
 
@@ -257,6 +277,7 @@ serve(int control, enum vd_confinement confinement)
         .device = -1,
         .place_file = -1,
         .keeper = -1,
+        .listener = -1,
         .file = {.partial = &partial},
     };
     vd_error error = set_up(&server, confinement);
@@ -266,6 +287,7 @@ serve(int control, enum vd_confinement confinement)
         return EXIT_FAILURE; /* whatever threads there are end with us */
     }
     vd_workers_join(server.workers);
+    vd_upkeep_stop(server.upkeep);
     return close_disk(&server);
 }
 
