@@ -183,10 +183,27 @@ count_entries(const char *directory)
     return count;
 }
 
+/* Each belongs to a record. */
+static size_t
+count_sockets(const char *directory)
+{
+    size_t count = 0;
+    DIR *entries = opendir(directory);
+    const struct dirent *entry;
+    while (entries != NULL && (entry = readdir(entries)) != NULL) {
+        count += entry->d_type == DT_SOCK;
+    }
+    if (entries != NULL) {
+        closedir(entries);
+    }
+    return count;
+}
+
 size_t
 count_records(void)
 {
     size_t entries = count_entries(RECORDS);
+    entries -= count_sockets(RECORDS);
     return access(RECORDS "/lock", F_OK) == 0 ? entries - 1 : entries;
 }
 

@@ -217,7 +217,10 @@ show_by(struct building *building, const struct vd_surface *surface)
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    struct vd_show_files files = {attachment->image_fd, building->listener};
+    struct vd_show_files files = {
+        .image = attachment->image_fd,
+        .listener = building->listener >= 0 ? &building->listener : NULL,
+    };
     return surface->show(building->disk, building->request, &files,
                          &attachment->record, &building->claim);
 }

@@ -113,7 +113,7 @@ send_files(int server, const struct vd_server_options *options)
         .layers = (uint32_t)files->count,
         .read_only = options->read_only,
         .visible = options->visible != NULL,
-        .upkeep = options->listener >= 0,
+        .upkeep = options->listener != NULL,
         .window_offset = options->window_offset,
         .window_length = options->window_length,
     };
@@ -148,8 +148,8 @@ send_request(int server, const struct vd_server_options *options)
     if (error == ERROR_SUCCESS && options->visible != NULL) {
         error = send_place(server, options->visible);
     }
-    if (error == ERROR_SUCCESS && options->listener >= 0) {
-        error = vd_channel_send(server, "", 1, &options->listener, 1);
+    if (error == ERROR_SUCCESS && options->listener != NULL) {
+        error = vd_channel_send(server, "", 1, options->listener, 1);
     }
     return error;
 }

@@ -16,8 +16,8 @@
 
 /* The open files that a surface is given. */
 struct vd_show_files {
-    int image;    /* of the image, with the attachment's locks */
-    int listener; /* for a server's upkeep; -1: there is none */
+    int image;           /* of the image, with the attachment's locks */
+    const int *listener; /* for a server's upkeep; NULL: there is none */
 };
 
 struct vd_surface {

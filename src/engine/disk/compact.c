@@ -164,12 +164,15 @@ move_one(struct compaction *work, bool *moved_out)
 {
     struct vd_image *image = vd_disk_leaf(work->disk);
     VD_SCOPED_LOCK(&work->disk->mutator);
-    atomic_store(&work->disk->freed, true);
-    return image->format->relocate(image, moved_out);
+    vd_error error = image->format->relocate(image, moved_out);
+    if (error == ERROR_SUCCESS && *moved_out) {
+        atomic_store(&work->disk->freed, true);
+    }
+    return error;
 }
 
 static vd_error
-move_batch(struct compaction *work, uint64_t each, bool *moved_out)
+move_batch(struct compaction *work, uint64_t each, bool *more_out)
 {
     vd_error error = ERROR_SUCCESS;
     uint64_t bytes = 0;
@@ -184,9 +187,9 @@ move_batch(struct compaction *work, uint64_t each, bool *moved_out)
             vd_progress_advance(work->progress, each);
         }
     }
-    *moved_out = bytes != 0;
-    vd_error committed = vd_disk_commit(work->disk);
-    return error != ERROR_SUCCESS ? error : committed;
+    *more_out = moved;
+    return error == ERROR_SUCCESS && bytes != 0 ? vd_disk_commit(work->disk)
+                                                : error;
 }
 
 /* What a move is worth in bytes of progress: an estimate, for blocks may lie
@@ -211,10 +214,10 @@ static vd_error
 move(struct compaction *work)
 {
     uint64_t each;
-    bool moved = true;
+    bool more = true;
     vd_error error = weigh_move(work, &each);
-    while (moved && error == ERROR_SUCCESS) {
-        error = move_batch(work, each, &moved);
+    while (more && error == ERROR_SUCCESS) {
+        error = move_batch(work, each, &more);
     }
     return error;
 }

@@ -39,8 +39,8 @@ vd_error vd_image_lock(int fd, enum vd_lock_mode mode);
 VD_MUST_CHECK
 vd_error vd_image_lock_lend(int attached_fd, int writer_fd);
 
-/* The end of that: attached_fd has its locks again, writer_fd none. */
-VD_MUST_CHECK
+/* The end of that: attached_fd has its locks again, writer_fd none.  An
+ * error: the system had no room for them, and writers are not kept out. */
 vd_error vd_image_lock_return(int attached_fd, int writer_fd);
 
 /* Whether vd_image_lock would succeed now; takes nothing. */
