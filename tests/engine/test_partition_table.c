@@ -407,7 +407,8 @@ static void
 extended_partitions_must_lie_on_the_disk(void)
 {
     static const struct expected expected[] = {{1, 10, 10, true}};
-    static const uint32_t bad[][3] = { /* and where the table ends */
+    static const uint32_t bad[][3] = {
+        /* and where the table ends */
         {0, 10, 20},
         {SECTORS, 1, 20},
         {100, SECTORS, SECTORS},
