@@ -15,7 +15,8 @@ functions of virtdisk.h themselves are in ``virtdisk._virtdisk``.
 
 from __future__ import annotations
 
-from typing import Final
+import importlib
+from typing import TYPE_CHECKING, Final
 
 from virtdisk._convert import convert
 from virtdisk._create import create
@@ -61,6 +62,9 @@ from virtdisk._info import (
 from virtdisk._metadata import Metadata
 from virtdisk._operation import Progress
 
+if TYPE_CHECKING:
+    from virtdisk import aio
+
 __all__ = [
     "AccessDeniedError",
     "AccessMask",
@@ -95,6 +99,7 @@ __all__ = [
     "VirtualDiskError",
     "VirtualDiskInfo",
     "__version__",
+    "aio",
     "attach",
     "attached",
     "convert",
@@ -115,3 +120,13 @@ TiB: Final = 1 << 40
 
 def __dir__() -> list[str]:
     return __all__
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        # Only who uses it shall pay for the import of asyncio.
+        if name == "aio":
+            return importlib.import_module("virtdisk.aio")
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)

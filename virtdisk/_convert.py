@@ -22,6 +22,7 @@ from virtdisk._arguments import WINDOWS, absolute_path
 from virtdisk._create import create_call
 from virtdisk._disk import VirtualDisk
 from virtdisk._disk import open as open_image
+from virtdisk._errors import VirtualDiskError
 from virtdisk._flags import AttachFlag, CreateFlag, ProviderSubtype, StorageType
 from virtdisk._operation import Call, Pending, check_progress, run
 from virtdisk._storage import detect_storage_type
@@ -38,6 +39,11 @@ if TYPE_CHECKING:
 __all__ = ["convert", "convert_call"]
 
 _RAW_SUFFIXES: Final = frozenset({".img", ".raw"})
+_PROVIDER_NOT_FOUND: Final = 0xC03A0014
+_RAW_REMEDY: Final = (
+    "the source must be a VHD, VHDX or ISO image; if it is the content of a disk"
+    " itself, say source_type='raw' or name it .img or .raw"
+)
 _SECTOR: Final = 512
 _BINARY: Final = (
     getattr(os, "O_BINARY", 0)
@@ -184,6 +190,10 @@ class _SystemCall(Call[None]):
 
     def fail(self, error: BaseException) -> None:
         self._creation.fail(error)
+        if not isinstance(error, VirtualDiskError):
+            return
+        if error.winerror == _PROVIDER_NOT_FOUND:
+            error.remedy = _RAW_REMEDY
 
 
 class _CopyCall(Call[None]):

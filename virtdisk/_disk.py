@@ -117,6 +117,33 @@ def _check_attach(
     return bits, offset, length
 
 
+def is_reading(
+    read_only: bool | None,
+    flags: AttachFlag | int,
+    security: str | bytes | None,
+    restricted_range: tuple[int, int] | None,
+) -> bool:
+    """Checks how an image shall be attached, before it is opened.
+
+    Args:
+        read_only: See ``VirtualDisk.attach``, as for all others.
+        flags: More of ``AttachFlag``.
+        security: Who may use the device.
+        restricted_range: The part to show, in bytes.
+
+    Returns:
+        Whether it need only be opened for reading.
+
+    Raises:
+        TypeError: An argument of a wrong type.
+        ValueError: Arguments that contradict each other.
+
+    Source: OPEN_VIRTUAL_DISK_PARAMETERS, ReadOnly.
+    """
+    bits, _, _ = _check_attach(flags, security, restricted_range)
+    return bool(read_only) or bool(bits & AttachFlag.READ_ONLY)
+
+
 class _AttachCall(Call[None]):
     """AttachVirtualDisk, and what follows from it for the disk's object."""
 
@@ -563,8 +590,7 @@ def attach(
     Source: OpenVirtualDisk, AttachVirtualDisk.
     """
     # Before the image is opened: misuse is told before any system call.
-    bits, _, _ = _check_attach(flags, security, restricted_range)
-    reading = bool(read_only) or bool(bits & AttachFlag.READ_ONLY)
+    reading = is_reading(read_only, flags, security, restricted_range)
     disk = open(path, read_only=reading, storage_type=storage_type)
     try:
         disk.attach(

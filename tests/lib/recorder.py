@@ -108,6 +108,10 @@ class RecordedOverlapped:
     def progress(self) -> tuple[int, int, int]:
         if self._steps:
             self._told = self._steps[0]
+        if self._recorder.asking_advances and self.pending:
+            self._steps = self._steps[1:]
+            if not self._steps and not self._recorder.endless:
+                self.finish()
         return (PENDING if self.pending else self.code, *self._told)
 
     def cancel(self) -> None:
@@ -136,6 +140,7 @@ class Recorder:
         # What asynchronous calls go through, and how they end.
         self.steps: list[tuple[int, int]] = []
         self.outcome = 0
+        self.asking_advances = False  # by a step each time; otherwise waiting does
         self.endless = False  # until cancelled, or a mirror is broken off
         self.interrupt: BaseException | None = None  # raised by the first wait
 
