@@ -146,7 +146,7 @@ zeros_need_the_parent(void)
     struct vd_disk_files files;
     CHECK_OK(vd_disk_open(check_path(directory, "c.vhd"), &options, &view));
     CHECK_OK(vd_disk_reopen(view, true, &files));
-    CHECK_OK(vd_disk_open_leaf(&files, &disk));
+    CHECK_OK(vd_disk_open_first(&files, &disk));
     CHECK_OK(vd_disk_zero(disk, 9 * GIB, 4096, false)); /* stored */
     check_reads(disk, 9 * GIB, 4096, 0);
     CHECK_EQ(ERROR_VHD_PARENT_VHD_NOT_FOUND,

@@ -11,17 +11,20 @@
 /* ---- the disk ---- */
 
 static vd_error
-open_files(const struct vd_virtual_disk *virtual_disk, bool leaf_only,
+open_files(const struct vd_disk *view, const struct vd_offline_work *work,
            struct vd_disk **out)
 {
+    static const struct vd_layer_set leaf = {.has = {true}};
+    const struct vd_layer_set *written =
+        work->written != NULL ? work->written : &leaf;
+    size_t layers = work->layers != 0 ? work->layers : vd_disk_layers(view);
     struct vd_disk_files files;
-    vd_error error =
-        vd_locked_files_take(virtual_disk->disk, leaf_only, &files);
+    vd_error error = vd_locked_files_take(view, layers, written, &files);
     if (error) {
         return error;
     }
-    error = leaf_only ? vd_disk_open_leaf(&files, out)
-                      : vd_disk_open_files(&files, true, out);
+    error = work->layers != 0 ? vd_disk_open_first(&files, out)
+                              : vd_disk_open_files(&files, true, out);
     if (error) {
         vd_disk_files_close(&files);
     }
@@ -30,14 +33,15 @@ open_files(const struct vd_virtual_disk *virtual_disk, bool leaf_only,
 
 /* fork() waits meanwhile: the child closes what it finds in `working`. */
 static vd_error
-open_working(struct vd_virtual_disk *virtual_disk, bool leaf_only)
+open_working(struct vd_virtual_disk *virtual_disk,
+             const struct vd_offline_work *work)
 {
     struct vd_disk *disk;
     vd_error error = vd_held_enter();
     if (error) {
         return error;
     }
-    error = open_files(virtual_disk, leaf_only, &disk);
+    error = open_files(virtual_disk->disk, work, &disk);
     if (!error) {
         virtual_disk->working = disk;
     }
@@ -58,25 +62,26 @@ close_working(struct vd_virtual_disk *virtual_disk)
 }
 
 static vd_error
-begin(struct vd_virtual_disk *virtual_disk, bool leaf_only)
+begin(struct vd_virtual_disk *virtual_disk, const struct vd_offline_work *work)
 {
     VD_SCOPED_LOCK(&virtual_disk->lock);
     if (vd_virtual_disk_attachment(virtual_disk) != NULL) {
         return vd_refuse(ERROR_VHD_INVALID_STATE,
                          "attached through this handle");
     }
-    return open_working(virtual_disk, leaf_only);
+    return open_working(virtual_disk, work);
 }
 
 static vd_error
-check_and_begin(struct vd_virtual_disk *virtual_disk, bool leaf_only)
+check_and_begin(struct vd_virtual_disk *virtual_disk,
+                const struct vd_offline_work *work)
 {
     if (!virtual_disk->rights.change) {
         return vd_refuse(ERROR_ACCESS_DENIED,
                          "the handle may not change the image");
     }
     pthread_rwlock_rdlock(&virtual_disk->disk_lock);
-    vd_error error = begin(virtual_disk, leaf_only);
+    vd_error error = begin(virtual_disk, work);
     pthread_rwlock_unlock(&virtual_disk->disk_lock);
     return error;
 }
@@ -85,14 +90,15 @@ check_and_begin(struct vd_virtual_disk *virtual_disk, bool leaf_only)
 
 /* An image that cannot be looked at any more keeps the old look: whatever is
  * wrong with it will be told to the next who uses it. */
-void
-vd_offline_look_again(struct vd_virtual_disk *virtual_disk)
+static void
+look_again(struct vd_virtual_disk *virtual_disk,
+           const struct vd_chain_change *change)
 {
     struct vd_disk *now;
     struct vd_disk *before = NULL;
     pthread_rwlock_wrlock(&virtual_disk->disk_lock);
     if (!vd_held_enter()) {
-        if (!vd_disk_look_again(virtual_disk->disk, &now)) {
+        if (!vd_disk_look_again(virtual_disk->disk, change, &now)) {
             before = virtual_disk->disk;
             virtual_disk->disk = now;
         }
@@ -102,17 +108,23 @@ vd_offline_look_again(struct vd_virtual_disk *virtual_disk)
     pthread_rwlock_unlock(&virtual_disk->disk_lock);
 }
 
+void
+vd_offline_look_again(struct vd_virtual_disk *virtual_disk)
+{
+    look_again(virtual_disk, NULL);
+}
+
 vd_error
 vd_offline_run(struct vd_virtual_disk *virtual_disk,
                const struct vd_offline_work *work,
                struct vd_progress *progress)
 {
-    vd_error error = check_and_begin(virtual_disk, work->leaf_only);
+    vd_error error = check_and_begin(virtual_disk, work);
     if (error) {
         return error;
     }
     error = work->run(virtual_disk->working, work->arguments, progress);
     vd_error closed = close_working(virtual_disk);
-    vd_offline_look_again(virtual_disk);
+    look_again(virtual_disk, error ? NULL : work->change);
     return error ? error : closed;
 }

@@ -11,11 +11,15 @@
 struct vd_progress;
 
 struct vd_offline_work {
-    /* disk: live, of the leaf writable, its parents read-only. */
+    /* disk: live, the layers of `written` writable. */
     vd_error (*run)(struct vd_disk *disk, const void *arguments,
                     struct vd_progress *progress);
     const void *arguments;
-    bool leaf_only; /* the parents are not needed, and need not be there */
+    size_t layers; /* how many are needed, the leaf first; 0: all, and then
+                      no parent may be missing */
+    const struct vd_layer_set *written;   /* NULL: the leaf */
+    const struct vd_chain_change *change; /* of the chain, if it succeeds;
+                                             NULL: none */
 };
 
 /*

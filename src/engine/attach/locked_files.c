@@ -23,12 +23,15 @@ put_locked_file(struct vd_disk_files *files, int image_fd)
     return ERROR_SUCCESS;
 }
 
-/* Of the layers from `first` on. */
+/* From layer `first` on; NULL: nothing is written. */
 static vd_error
-lock_for_reading(const struct vd_disk_files *files, size_t first)
+lock_layers(const struct vd_disk_files *files, size_t first,
+            const struct vd_layer_set *written)
 {
     for (size_t i = first; i < files->count; i++) {
-        vd_error error = vd_image_lock(files->fds[i], VD_LOCK_PARENT);
+        bool writer = written != NULL && written->has[i];
+        vd_error error = vd_image_lock(files->fds[i], writer ? VD_LOCK_WRITE
+                                                             : VD_LOCK_PARENT);
         if (error != ERROR_SUCCESS) {
             vd_trace(VD_TRACE_ATTACH, "layer %zu is in use", i);
             return error;
@@ -48,7 +51,7 @@ vd_locked_files_open(const struct vd_disk *view, int image_fd,
     }
     error = put_locked_file(&files, image_fd);
     if (error == ERROR_SUCCESS) {
-        error = lock_for_reading(&files, 1);
+        error = lock_layers(&files, 1, NULL);
     }
     if (error != ERROR_SUCCESS) {
         vd_disk_files_close(&files);
@@ -59,19 +62,16 @@ vd_locked_files_open(const struct vd_disk *view, int image_fd,
 }
 
 vd_error
-vd_locked_files_take(const struct vd_disk *view, bool leaf_only,
+vd_locked_files_take(const struct vd_disk *view, size_t layers,
+                     const struct vd_layer_set *written,
                      struct vd_disk_files *out)
 {
     struct vd_disk_files files;
-    size_t layers = leaf_only ? 1 : vd_disk_layers(view);
-    vd_error error = vd_disk_reopen_some(view, layers, true, &files);
+    vd_error error = vd_disk_reopen_some(view, layers, written, &files);
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    error = vd_image_lock(files.fds[0], VD_LOCK_WRITE);
-    if (error == ERROR_SUCCESS) {
-        error = lock_for_reading(&files, 1);
-    }
+    error = lock_layers(&files, 0, written);
     if (error != ERROR_SUCCESS) {
         vd_disk_files_close(&files);
         return error;
@@ -88,7 +88,7 @@ vd_locked_files_share(const struct vd_disk *view, struct vd_disk_files *out)
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    error = lock_for_reading(&files, 0);
+    error = lock_layers(&files, 0, NULL);
     if (error != ERROR_SUCCESS) {
         vd_disk_files_close(&files);
         return error;

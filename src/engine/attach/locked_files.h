@@ -18,12 +18,13 @@ vd_error vd_locked_files_open(const struct vd_disk *view, int image_fd,
                               struct vd_disk_files *out);
 
 /*
- * For an operation on an image that nobody has attached: the image, writable,
- * with the locks of a writer, and, unless leaf_only, its parents, locked as
- * such.  ERROR_SHARING_VIOLATION if anybody else uses them.
+ * For an operation on images that nobody has attached: the first `layers`,
+ * those of `written` writable and with the locks of a writer, the others
+ * locked as parents.  ERROR_SHARING_VIOLATION if anybody else uses them.
  */
 VD_MUST_CHECK
-vd_error vd_locked_files_take(const struct vd_disk *view, bool leaf_only,
+vd_error vd_locked_files_take(const struct vd_disk *view, size_t layers,
+                              const struct vd_layer_set *written,
                               struct vd_disk_files *out);
 
 /* For somebody who only reads, as from a parent: all layers, locked as such.

@@ -214,7 +214,8 @@ reopen(int fd, bool writable, int *fd_out)
 }
 
 vd_error
-vd_disk_reopen_some(const struct vd_disk *disk, size_t layers, bool writable,
+vd_disk_reopen_some(const struct vd_disk *disk, size_t layers,
+                    const struct vd_layer_set *written,
                     struct vd_disk_files *out)
 {
     struct vd_disk_files files = {
@@ -225,8 +226,9 @@ vd_disk_reopen_some(const struct vd_disk *disk, size_t layers, bool writable,
         return ERROR_NOT_ENOUGH_MEMORY;
     }
     for (size_t i = 0; i < layers; i++) {
-        vd_error error = reopen(disk->layers[i].file->fd, writable && i == 0,
-                                &files.fds[i]);
+        bool writable = written != NULL && written->has[i];
+        vd_error error =
+            reopen(disk->layers[i].file->fd, writable, &files.fds[i]);
         if (error != ERROR_SUCCESS) {
             vd_disk_files_close(&files);
             return error;
@@ -241,7 +243,8 @@ vd_error
 vd_disk_reopen(const struct vd_disk *disk, bool writable,
                struct vd_disk_files *out)
 {
-    return vd_disk_reopen_some(disk, disk->layer_count, writable, out);
+    struct vd_layer_set leaf = {.has = {writable}};
+    return vd_disk_reopen_some(disk, disk->layer_count, &leaf, out);
 }
 
 /* One layer from its descriptor, which is the layer's on success only.
@@ -283,11 +286,18 @@ check_parent(const struct vd_disk *disk, size_t parent)
     return child->format->accept_parent(child, disk->layers[parent].image);
 }
 
+static bool
+is_open_for_writing(int fd)
+{
+    return (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDWR;
+}
+
 static vd_error
 push_files(struct vd_disk *disk, const struct vd_disk_files *files)
 {
     for (size_t i = 0; i < files->count; i++) {
-        bool writable = disk->writable && i == 0;
+        bool writable =
+            disk->writable && (i == 0 || is_open_for_writing(files->fds[i]));
         vd_error error =
             push_file(disk, files, i, writable, writable && disk->live);
         if (error == ERROR_SUCCESS && i > 0) {
@@ -338,7 +348,7 @@ vd_disk_open_files(struct vd_disk_files *files, bool writable,
 }
 
 vd_error
-vd_disk_open_leaf(struct vd_disk_files *files, struct vd_disk **out)
+vd_disk_open_first(struct vd_disk_files *files, struct vd_disk **out)
 {
     vd_error error = open_files(files, true, true, out);
     if (error == ERROR_SUCCESS) {
@@ -347,14 +357,35 @@ vd_disk_open_leaf(struct vd_disk_files *files, struct vd_disk **out)
     return error;
 }
 
+static void
+remove_files(struct vd_disk_files *files, const struct vd_chain_change *change)
+{
+    size_t end = change->kept + change->removed;
+    for (size_t i = change->kept; i < end; i++) {
+        close(files->fds[i]);
+    }
+    memmove(files->fds + change->kept, files->fds + end,
+            (files->count - end) * sizeof(*files->fds));
+    files->count -= change->removed;
+}
+
 vd_error
-vd_disk_look_again(const struct vd_disk *disk, struct vd_disk **out)
+vd_disk_look_again(const struct vd_disk *disk,
+                   const struct vd_chain_change *change, struct vd_disk **out)
 {
     struct vd_disk_files files;
     vd_error error = vd_disk_reopen(disk, disk->writable, &files);
-    if (error == ERROR_SUCCESS) {
-        error = open_files(&files, false, disk->writable, out);
-        vd_disk_files_close(&files);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    if (change != NULL) {
+        remove_files(&files, change);
+    }
+    error = open_files(&files, false, disk->writable, out);
+    vd_disk_files_close(&files);
+    if (error == ERROR_SUCCESS && change != NULL && change->search &&
+        vd_disk_find_parents(*out, false) != ERROR_SUCCESS) {
+        vd_trace(VD_TRACE_DISK, "seen without its parents from now on");
     }
     return error;
 }

@@ -84,11 +84,17 @@ struct vd_disk_files {
     int *fds;     /* O_CLOEXEC, each with an open file of its own */
 };
 
-/* New open files of all layers, or of the first `layers`, the leaf's for
- * writing if asked. */
+/* Some of the layers of a chain. */
+struct vd_layer_set {
+    bool has[VD_DISK_LAYERS_MAX];
+};
+
+/* New open files of all layers, the leaf's for writing if asked, or of the
+ * first `layers`, those of `written` (NULL: none) for writing. */
 VD_MUST_CHECK
 vd_error vd_disk_reopen_some(const struct vd_disk *disk, size_t layers,
-                             bool writable, struct vd_disk_files *out);
+                             const struct vd_layer_set *written,
+                             struct vd_disk_files *out);
 VD_MUST_CHECK
 vd_error vd_disk_reopen(const struct vd_disk *disk, bool writable,
                         struct vd_disk_files *out);
@@ -96,21 +102,33 @@ void vd_disk_files_close(struct vd_disk_files *files);
 
 /*
  * A disk from its files, to be read and, if writable, changed: a log is
- * replayed, what a crash left is mended.  The caller holds the locks.  The
- * descriptors are the disk's on success only; `files` keeps nothing then.
+ * replayed, what a crash left is mended.  A parent's file that is open for
+ * writing is one that is going to be changed too.  The caller holds the
+ * locks.  The descriptors are the disk's on success only; `files` keeps
+ * nothing then.
  */
 VD_MUST_CHECK
 vd_error vd_disk_open_files(struct vd_disk_files *files, bool writable,
                             struct vd_disk **out);
 
-/* The same without the parents, whose files are not in `files`: to change
- * what only the image itself says. */
+/* The same of the first layers of a chain, whose other files are not in
+ * `files`: to change what only these images say of themselves. */
 VD_MUST_CHECK
-vd_error vd_disk_open_leaf(struct vd_disk_files *files, struct vd_disk **out);
+vd_error vd_disk_open_first(struct vd_disk_files *files, struct vd_disk **out);
 
-/* One more look at the same files, as they are now. */
+/* How a chain is made up after an operation. */
+struct vd_chain_change {
+    size_t kept;    /* so many layers from the leaf on are as before; */
+    size_t removed; /* then so many are gone; */
+    bool search;    /* then the parents are to be looked for */
+};
+
+/* One more look at the files, as they are now; change NULL: at the same.  If
+ * no parent is found where one was to be looked for, there is none. */
 VD_MUST_CHECK
-vd_error vd_disk_look_again(const struct vd_disk *disk, struct vd_disk **out);
+vd_error vd_disk_look_again(const struct vd_disk *disk,
+                            const struct vd_chain_change *change,
+                            struct vd_disk **out);
 
 /*
  * Before the payload of a contiguous image is handed to the kernel, which

@@ -81,18 +81,28 @@ vd_layer_find_path(const struct vd_posix_file *file, const char *path,
 
 /* ---- the image ---- */
 
+/* session: of an image that is going to be changed, made here; else NULL. */
+static vd_error
+open_image(struct vd_posix_file *file, uint32_t device_id,
+           struct vd_session *session, struct vd_image **out)
+{
+    struct vd_open_request request = {.writable = session != NULL};
+    const struct vd_format *format;
+    vd_error error = vd_format_find(&file->file, device_id, &format);
+    if (error == ERROR_SUCCESS && session != NULL) {
+        error = vd_random_session(session);
+        request.session = *session;
+    }
+    return error != ERROR_SUCCESS ? error
+                                  : format->open(&file->file, &request, out);
+}
+
 vd_error
 vd_layer_open_image(struct vd_posix_file *file, uint32_t device_id,
                     bool writable, struct vd_image **out)
 {
-    struct vd_open_request request = {.writable = writable};
-    const struct vd_format *format;
-    vd_error error = vd_format_find(&file->file, device_id, &format);
-    if (error == ERROR_SUCCESS && writable) {
-        error = vd_random_session(&request.session);
-    }
-    return error != ERROR_SUCCESS ? error
-                                  : format->open(&file->file, &request, out);
+    struct vd_session session = {.log_sequence = 0};
+    return open_image(file, device_id, writable ? &session : NULL, out);
 }
 
 vd_error
@@ -100,8 +110,8 @@ vd_layer_open(struct vd_posix_file *file, uint32_t device_id, bool writable,
               struct vd_layer *out)
 {
     struct vd_layer layer = {.file = file};
-    vd_error error =
-        vd_layer_open_image(file, device_id, writable, &layer.image);
+    vd_error error = open_image(
+        file, device_id, writable ? &layer.session : NULL, &layer.image);
     if (error != ERROR_SUCCESS) {
         vd_posix_file_close(file);
         return error;

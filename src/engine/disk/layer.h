@@ -15,6 +15,7 @@ struct vd_layer {
     struct vd_posix_file *file; /* owned */
     struct vd_image *image;     /* owned; over file */
     char *path;                 /* owned; absolute */
+    struct vd_session session;  /* of an image that is going to be changed */
 };
 
 /* Takes over the file, also on failure.  writable: the image is going to be

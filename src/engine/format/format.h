@@ -162,6 +162,9 @@ struct vd_format {
     uint32_t device_id; /* VIRTUAL_STORAGE_TYPE_DEVICE_* */
     bool shrinks;       /* resize makes smaller too, and a child another size
                            than its parent's */
+    bool renews_identifier; /* info.identifier is that of the content: another
+                               (session.data_write_guid) once begin has been
+                               called for CONTENT */
 
     /* Whether the file's content says that it is of this format, however
      * damaged the rest may be.  An I/O error is an error. */

@@ -220,6 +220,7 @@ accept_parent(const struct vd_image *child, const struct vd_image *parent)
 const struct vd_format vd_vhdx_format = {
     .name = "VHDX",
     .device_id = 3,
+    .renews_identifier = true,
     .shrinks = true,
     .probe = probe,
     .open = open_image,
