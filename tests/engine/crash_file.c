@@ -22,10 +22,19 @@ struct event {
     uint64_t offset;
     uint64_t length;
     uint8_t *data; /* EVENT_WRITE */
+    size_t time;
+};
+
+struct content {
+    uint8_t *pages[PAGES];
+    uint64_t size;
 };
 
 struct crash_file {
-    struct vd_file file; /* first */
+    struct vd_file file;    /* first */
+    struct content *origin; /* NULL: empty */
+    struct crash_file *clock_of;
+    size_t clock;
     uint8_t *pages[PAGES];
     uint64_t size;
     struct event *events;
@@ -111,7 +120,12 @@ record(struct crash_file *file, enum event_kind kind, uint64_t offset,
             realloc(file->events, file->capacity * sizeof(*file->events)));
     }
     struct event *event = &file->events[file->count++];
-    *event = (struct event){.kind = kind, .offset = offset, .length = length};
+    *event = (struct event){
+        .kind = kind,
+        .offset = offset,
+        .length = length,
+        .time = file->clock_of->clock++,
+    };
     if (data != NULL) {
         event->data = must(malloc((size_t)length + 1));
         memcpy(event->data, data, (size_t)length);
@@ -237,7 +251,27 @@ crash_file_new(void)
 {
     struct crash_file *file = must(calloc(1, sizeof(*file)));
     file->file.ops = &crash_ops;
+    file->clock_of = file;
     return file;
+}
+
+static void
+forget_events(struct crash_file *file)
+{
+    for (size_t i = 0; i < file->count; i++) {
+        free(file->events[i].data);
+    }
+    file->count = 0;
+}
+
+static void
+forget_origin(struct crash_file *file)
+{
+    for (size_t i = 0; file->origin != NULL && i < PAGES; i++) {
+        free(file->origin->pages[i]);
+    }
+    free(file->origin);
+    file->origin = NULL;
 }
 
 void
@@ -246,11 +280,53 @@ crash_file_free(struct crash_file *file)
     for (size_t i = 0; i < PAGES; i++) {
         free(file->pages[i]);
     }
-    for (size_t i = 0; i < file->count; i++) {
-        free(file->events[i].data);
-    }
+    forget_events(file);
+    forget_origin(file);
     free(file->events);
     free(file);
+}
+
+static void
+copy_pages(uint8_t *const from[PAGES], uint8_t *to[PAGES])
+{
+    for (size_t i = 0; i < PAGES; i++) {
+        if (from[i] != NULL) {
+            to[i] = must(malloc(PAGE));
+            memcpy(to[i], from[i], PAGE);
+        }
+    }
+}
+
+void
+crash_file_settle(struct crash_file *file)
+{
+    forget_events(file);
+    forget_origin(file);
+    file->origin = must(calloc(1, sizeof(*file->origin)));
+    file->origin->size = file->size;
+    copy_pages(file->pages, file->origin->pages);
+}
+
+void
+crash_file_share_clock(struct crash_file *file, struct crash_file *with)
+{
+    file->clock_of = with->clock_of;
+}
+
+size_t
+crash_file_clock(const struct crash_file *file)
+{
+    return file->clock_of->clock;
+}
+
+size_t
+crash_file_events_before(const struct crash_file *file, size_t time)
+{
+    size_t events = 0;
+    while (events < file->count && file->events[events].time < time) {
+        events++;
+    }
+    return events;
 }
 
 struct vd_file *
@@ -359,6 +435,10 @@ crash_file_image(const struct crash_file *file, size_t events, uint64_t seed)
 {
     struct crash_file *medium = crash_file_new();
     medium->ordered = file->ordered;
+    if (file->origin != NULL) {
+        medium->size = file->origin->size;
+        copy_pages(file->origin->pages, medium->pages);
+    }
     struct random random = {seed};
     size_t durable = 0;
     for (size_t i = 0; i < events; i++) {

@@ -35,6 +35,17 @@ size_t crash_file_events(const struct crash_file *file);
 struct crash_file *crash_file_image(const struct crash_file *file,
                                     size_t events, uint64_t seed);
 
+/* Forgets how the file became what it is: all of it is on the medium. */
+void crash_file_settle(struct crash_file *file);
+
+/* Files with one clock know which of their events came first: the time is
+ * how many changes and barriers there have been in all of them. */
+void crash_file_share_clock(struct crash_file *file, struct crash_file *with);
+size_t crash_file_clock(const struct crash_file *file);
+
+/* How many events the file had had at that time. */
+size_t crash_file_events_before(const struct crash_file *file, size_t time);
+
 /* The n-th change or barrier from now on fails with this error; 0: none. */
 void crash_file_fail(struct crash_file *file, size_t countdown,
                      vd_error error);
