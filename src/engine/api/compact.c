@@ -75,7 +75,8 @@ open_image(struct vd_virtual_disk *virtual_disk, int *fd_out)
 {
     struct vd_disk_files files;
     pthread_rwlock_rdlock(&virtual_disk->disk_lock);
-    vd_error error = vd_disk_reopen_some(virtual_disk->disk, 1, true, &files);
+    struct vd_layer_set leaf = {.has = {true}};
+    vd_error error = vd_disk_reopen_some(virtual_disk->disk, 1, &leaf, &files);
     pthread_rwlock_unlock(&virtual_disk->disk_lock);
     if (!error) {
         *fd_out = vd_take_fd(&files.fds[0]);
