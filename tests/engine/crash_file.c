@@ -44,6 +44,11 @@ struct crash_file {
     bool ordered;
 };
 
+/* Memory of the test, which check_fail_allocation leaves alone. */
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *pointer, size_t size);
+
 static void *
 must(void *memory)
 {
@@ -63,7 +68,7 @@ page_of(struct crash_file *file, uint64_t offset)
         check_broken("the file is too large for the test");
     }
     if (file->pages[number] == NULL) {
-        file->pages[number] = must(calloc(1, PAGE));
+        file->pages[number] = must(__real_calloc(1, PAGE));
     }
     return file->pages[number];
 }
@@ -116,8 +121,8 @@ record(struct crash_file *file, enum event_kind kind, uint64_t offset,
 {
     if (file->count == file->capacity) {
         file->capacity = file->capacity * 2 + 64;
-        file->events = must(
-            realloc(file->events, file->capacity * sizeof(*file->events)));
+        file->events = must(__real_realloc(
+            file->events, file->capacity * sizeof(*file->events)));
     }
     struct event *event = &file->events[file->count++];
     *event = (struct event){
@@ -127,7 +132,7 @@ record(struct crash_file *file, enum event_kind kind, uint64_t offset,
         .time = file->clock_of->clock++,
     };
     if (data != NULL) {
-        event->data = must(malloc((size_t)length + 1));
+        event->data = must(__real_malloc((size_t)length + 1));
         memcpy(event->data, data, (size_t)length);
     }
 }
@@ -249,7 +254,7 @@ static const struct vd_file_ops crash_ops = {
 struct crash_file *
 crash_file_new(void)
 {
-    struct crash_file *file = must(calloc(1, sizeof(*file)));
+    struct crash_file *file = must(__real_calloc(1, sizeof(*file)));
     file->file.ops = &crash_ops;
     file->clock_of = file;
     return file;
