@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Final
 
+from virtdisk._chain import ChainLink, StorageDependency, chain, dependencies
 from virtdisk._convert import convert
 from virtdisk._create import create
 from virtdisk._disk import (
@@ -70,6 +71,7 @@ __all__ = [
     "AccessMask",
     "AttachFlag",
     "AttachedImage",
+    "ChainLink",
     "ChangeTrackingInfo",
     "CompactFlag",
     "CreateFlag",
@@ -93,6 +95,7 @@ __all__ = [
     "ProviderSubtype",
     "ResizeFlag",
     "SharingViolationError",
+    "StorageDependency",
     "StorageType",
     "TiB",
     "VirtualDisk",
@@ -102,8 +105,10 @@ __all__ = [
     "aio",
     "attach",
     "attached",
+    "chain",
     "convert",
     "create",
+    "dependencies",
     "detach",
     "error_from_code",
     "open",

@@ -26,6 +26,7 @@ __all__ = [
     "PhysicalDiskInfo",
     "VirtualDiskInfo",
     "query",
+    "storage_type_from",
 ]
 
 # GET_VIRTUAL_DISK_INFO_VERSION; literals, so that the type of each answer is
@@ -179,7 +180,17 @@ def _guid(memory: bytes | None) -> uuid.UUID | None:
     return None if memory is None else uuid.UUID(bytes_le=memory)
 
 
-def _storage_type(number: int) -> StorageType | int:
+def storage_type_from(number: int) -> StorageType | int:
+    """Names a kind of image.
+
+    Args:
+        number: Of VIRTUAL_STORAGE_TYPE_DEVICE.
+
+    Returns:
+        The kind, or the number if it is not known.  Raises nothing.
+
+    Source: VIRTUAL_STORAGE_TYPE.
+    """
     try:
         return StorageType(number)
     except ValueError:
@@ -255,7 +266,7 @@ def query(handle: _virtdisk.Handle) -> VirtualDiskInfo:
         physical_size=physical_size,
         block_size=block_size,
         sector_size=sector_size,
-        storage_type=_storage_type(device_id),
+        storage_type=storage_type_from(device_id),
         vendor_id=uuid.UUID(bytes_le=vendor),
         subtype=_subtype(_unless(_ABSENT, lambda: ask(handle, PROVIDER_SUBTYPE))),
         identifier=_guid(_unless(_ABSENT, lambda: ask(handle, IDENTIFIER))),

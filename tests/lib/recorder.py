@@ -15,6 +15,7 @@ from typing import Any, Self
 import pytest
 
 from virtdisk import (
+    _chain,
     _create,
     _disk,
     _info,
@@ -30,6 +31,7 @@ PENDING = 997
 NOT_FOUND = 1168
 FAILURES = {5, 50, 87, 0xC03A0010, 0xC03A001B, 0xC03A0026}
 MODULES: list[types.ModuleType] = [
+    _chain,
     _create,
     _disk,
     _info,
