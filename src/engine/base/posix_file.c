@@ -235,6 +235,12 @@ vd_posix_file_hold(struct vd_posix_file *posix_file, bool sparse)
     posix_file->file.ops = sparse ? &sparse_file_ops : &held_file_ops;
 }
 
+void
+vd_posix_file_hurry(struct vd_posix_file *posix_file)
+{
+    (void)sync_file_range(posix_file->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
 /* Whether the directory part of a path leads to nothing, so that it is the
  * path that is missing and not the file. */
 static bool

@@ -39,6 +39,10 @@ vd_error vd_posix_file_adopt(int fd, bool writable,
  * allocated. */
 void vd_posix_file_hold(struct vd_posix_file *posix_file, bool sparse);
 
+/* Lets the system begin to write what is not durable yet; waits for nothing
+ * and promises nothing. */
+void vd_posix_file_hurry(struct vd_posix_file *posix_file);
+
 void vd_posix_file_close(struct vd_posix_file *posix_file);
 
 /* What is missing of a path that was not found: ERROR_PATH_NOT_FOUND if its

@@ -14,12 +14,14 @@
 
 #include "base/cleanup.h"
 #include "base/trace.h"
+#include "disk/disk_private.h"
 
 #define PIECE_SIZE ((size_t)2 << 20)
 #define GRANULE ((uint32_t)64 << 10) /* of holes in the source */
 #define ZERO_UNIT ((size_t)32 << 10) /* of those made in the target */
 #define ALIGNMENT 4096
 #define THREADS_MAX 4
+#define HURRY_STEP ((uint64_t)64 << 20)
 
 struct copy {
     const struct vd_source *source;
@@ -27,6 +29,7 @@ struct copy {
     struct vd_progress *progress;
     pthread_mutex_t lock;
     uint64_t next;  /* guarded by lock, as what follows */
+    uint64_t moved; /* since the system was told to write */
     vd_error error; /* the first */
 };
 
@@ -84,15 +87,30 @@ take_piece(struct copy *copy, struct piece *out)
     return found && copy->error == ERROR_SUCCESS;
 }
 
+/* True: it is time to let the system write what there is, so that not all of
+ * it is left to the end. */
+static bool
+note_piece(struct copy *copy, const struct piece *piece, vd_error error)
+{
+    VD_SCOPED_LOCK(&copy->lock);
+    if (error != ERROR_SUCCESS) {
+        copy->error = copy->error != ERROR_SUCCESS ? copy->error : error;
+        return false;
+    }
+    vd_progress_advance(copy->progress, piece->length);
+    copy->moved += piece->length;
+    if (copy->moved < HURRY_STEP) {
+        return false;
+    }
+    copy->moved = 0;
+    return true;
+}
+
 static void
 finish_piece(struct copy *copy, const struct piece *piece, vd_error error)
 {
-    VD_SCOPED_LOCK(&copy->lock);
-    if (error == ERROR_SUCCESS) {
-        vd_progress_advance(copy->progress, piece->length);
-    }
-    else if (copy->error == ERROR_SUCCESS) {
-        copy->error = error;
+    if (note_piece(copy, piece, error)) {
+        vd_posix_file_hurry(copy->target->layers[0].file);
     }
 }
 
