@@ -333,6 +333,7 @@ attach(struct vd_virtual_disk *virtual_disk, const struct attach_work *work)
             return error;
         }
     }
+    virtual_disk->request = request;
     return vd_attach(virtual_disk->disk, &request, &virtual_disk->attachment);
 }
 

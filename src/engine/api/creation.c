@@ -24,18 +24,16 @@
 #include "disk/new_file.h"
 #include "disk/source.h"
 
-struct vd_creation {
-    struct vd_new_file file;
-    const struct vd_format *format;
-    struct vd_disk *parent;  /* owned, NULL: none */
-    struct vd_source source; /* owned */
-    bool has_source;
-    bool sparse;
-    bool copy_metadata;
-    bool writable;
-    bool no_parents;
-    struct vd_node_access access;
-};
+struct vd_creation *
+vd_creation_new(void)
+{
+    struct vd_creation *creation = calloc(1, sizeof(*creation));
+    if (creation != NULL) {
+        creation->file = (struct vd_new_file){.directory = -1, .fd = -1};
+        creation->source.fd = -1;
+    }
+    return creation;
+}
 
 void
 vd_creation_end(struct vd_creation *creation)
@@ -56,8 +54,10 @@ vd_creation_abandon(const struct vd_creation *creation)
     if (creation->parent != NULL) {
         vd_disk_abandon(creation->parent);
     }
-    close(creation->file.fd);
-    close(creation->file.directory);
+    if (creation->file.fd >= 0) {
+        close(creation->file.fd);
+        close(creation->file.directory);
+    }
 }
 
 /* ---- parent and source ---- */
@@ -203,7 +203,7 @@ choose(const struct vd_creation *creation, const struct vd_creation_plan *plan,
     }
     if (!error) {
         error = vd_create_prepare(creation->format, &creation->file,
-                                  creation->parent, request);
+                                  creation->parent, 0, request);
     }
     /* The code for an image that has one; an argument is a parameter. */
     return error == ERROR_VHD_INVALID_BLOCK_SIZE ? ERROR_INVALID_PARAMETER
@@ -234,6 +234,7 @@ open_all(struct vd_creation *creation, const struct vd_creation_plan *plan)
     if (!error && plan->parent_path != NULL) {
         error = open_disk(plan->parent_path, plan->parent_device_id,
                           &creation->parent);
+        creation->chain = creation->parent;
     }
     if (!error && plan->source_path != NULL) {
         error = open_source(plan, &creation->source);
@@ -249,13 +250,13 @@ static vd_error
 add_parents(const struct vd_creation *creation, struct vd_disk *disk)
 {
     vd_error error = ERROR_SUCCESS;
-    if (creation->parent == NULL || creation->no_parents) {
+    if (creation->chain == NULL || creation->no_parents) {
         return ERROR_SUCCESS;
     }
-    size_t layers = vd_disk_layers(creation->parent);
-    for (size_t i = 0; i < layers && !error; i++) {
+    size_t layers = vd_disk_layers(creation->chain);
+    for (size_t i = creation->first; i < layers && !error; i++) {
         error =
-            vd_disk_add_parent(disk, vd_disk_layer_path(creation->parent, i));
+            vd_disk_add_parent(disk, vd_disk_layer_path(creation->chain, i));
     }
     return error;
 }
@@ -291,8 +292,8 @@ look_at_unnamed(const struct vd_creation *creation, struct vd_disk **out)
     return look_at(creation, path, out);
 }
 
-static vd_error
-look_at_named(const struct vd_creation *creation, struct vd_disk **out)
+vd_error
+vd_creation_look(const struct vd_creation *creation, struct vd_disk **out)
 {
     VD_AUTO_FREE char *path = NULL;
     if (asprintf(&path, "/proc/self/fd/%d/%s", creation->file.directory,
@@ -336,19 +337,15 @@ attach_to_handle(struct vd_creation *creation, HANDLE handle)
 static vd_error
 begin(const struct vd_creation_plan *plan, HANDLE *out)
 {
-    struct vd_creation *creation = calloc(1, sizeof(*creation));
+    struct vd_creation *creation = vd_creation_new();
     if (creation == NULL) {
         return vd_refuse(ERROR_NOT_ENOUGH_MEMORY, "no memory to create with");
     }
-    *creation = (struct vd_creation){
-        .file = {.directory = -1, .fd = -1},
-        .source = {.fd = -1},
-        .sparse = plan->sparse,
-        .copy_metadata = plan->copy_metadata,
-        .writable = plan->writable,
-        .no_parents = plan->no_parents,
-        .access = plan->access,
-    };
+    creation->sparse = plan->sparse;
+    creation->copy_metadata = plan->copy_metadata;
+    creation->writable = plan->writable;
+    creation->no_parents = plan->no_parents;
+    creation->access = plan->access;
     vd_error error = open_all(creation, plan);
     if (!error) {
         error = make_handle(creation, plan, out);
@@ -365,7 +362,10 @@ begin(const struct vd_creation_plan *plan, HANDLE *out)
 vd_error
 vd_creation_begin(const struct vd_creation_plan *plan, HANDLE *out)
 {
-    vd_error error = vd_held_enter();
+    vd_error error = vd_handle_prepare();
+    if (!error) {
+        error = vd_held_enter();
+    }
     if (error) {
         return error;
     }
@@ -446,7 +446,7 @@ look_at_result(struct vd_virtual_disk *virtual_disk)
     if (error) {
         return error;
     }
-    error = look_at_named(creation, &now);
+    error = vd_creation_look(creation, &now);
     if (!error) {
         struct vd_disk *before = virtual_disk->disk;
         virtual_disk->disk = now;

@@ -13,10 +13,30 @@
 #include "api/virtual_disk.h"
 #include "attach/attach.h"
 #include "base/error.h"
+#include "disk/new_file.h"
+#include "disk/source.h"
 #include "format/format.h"
 
-struct vd_creation;
 struct vd_progress;
+
+/* All of it is for creation.c and mirror.c alone. */
+struct vd_creation {
+    struct vd_new_file file;
+    const struct vd_format *format;
+    struct vd_disk *parent;  /* owned, NULL: none */
+    struct vd_source source; /* owned */
+    bool has_source;
+    bool sparse;
+    bool copy_metadata;
+    bool writable;
+    bool no_parents;
+    struct vd_node_access access;
+
+    /* The parents that the handle sees: layers of a disk that is owned
+     * elsewhere, from the first on; NULL: none. */
+    const struct vd_disk *chain;
+    size_t first;
+};
 
 /* Paths are bytes, NULL where there is none; a device id of 0 means that the
  * content says what a file is. */
@@ -54,6 +74,14 @@ vd_error vd_creation_begin(const struct vd_creation_plan *plan, HANDLE *out);
 VD_MUST_CHECK
 vd_error vd_creation_run(struct vd_virtual_disk *virtual_disk,
                          const void *arguments, struct vd_progress *progress);
+
+/* One that has nothing yet, or NULL. */
+struct vd_creation *vd_creation_new(void);
+
+/* A look at the image under its name. */
+VD_MUST_CHECK
+vd_error vd_creation_look(const struct vd_creation *creation,
+                          struct vd_disk **out);
 
 /* Ends and frees; what has no name is gone.  Accepts NULL. */
 void vd_creation_end(struct vd_creation *creation);

@@ -132,12 +132,19 @@ add_slots(void)
 }
 
 vd_error
+vd_handle_prepare(void)
+{
+    pthread_once(&table.fork_once, watch_fork);
+    return table.fork_error;
+}
+
+vd_error
 vd_handle_create(const struct vd_object_type *type, struct vd_object *object,
                  HANDLE *out)
 {
-    pthread_once(&table.fork_once, watch_fork);
-    if (table.fork_error) {
-        return table.fork_error;
+    vd_error prepared = vd_handle_prepare();
+    if (prepared) {
+        return prepared;
     }
     VD_SCOPED_LOCK(&table.lock);
     if (table.first_free == NO_SLOT) {
@@ -234,6 +241,9 @@ vd_handle_close(HANDLE handle)
     if (object == NULL) {
         return vd_refuse(ERROR_INVALID_HANDLE, "handle %p is not open",
                          handle);
+    }
+    if (object->type->close != NULL) {
+        object->type->close(object);
     }
     vd_object_release(object);
     return ERROR_SUCCESS;

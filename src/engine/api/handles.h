@@ -26,6 +26,9 @@ struct vd_object_type {
     /* Ends the object when nobody refers to it any more, with no lock of
      * the table held. */
     void (*destroy)(struct vd_object *object);
+    /* The handle is being closed; who runs on the object goes on.  NULL:
+     * nothing to do. */
+    void (*close)(struct vd_object *object);
     /* In a forked child: closes the descriptors.  May do nothing else: other
      * threads may have been anywhere inside the object, locks held. */
     void (*abandon)(const struct vd_object *object);
@@ -47,6 +50,12 @@ struct vd_object {
 VD_MUST_CHECK
 vd_error vd_handle_create(const struct vd_object_type *type,
                           struct vd_object *object, HANDLE *out);
+
+/* What vd_handle_create does once for all objects.  Who enters where fork()
+ * waits (attach/held.h) before there is any handle calls it first: fork()
+ * takes the locks in the reverse order in which they were made known. */
+VD_MUST_CHECK
+vd_error vd_handle_prepare(void);
 
 /* The object behind a handle, to be given back with vd_object_release.
  * ERROR_INVALID_HANDLE; of which type it is, is the caller's to look at. */

@@ -31,6 +31,7 @@ struct vd_operation {
                     const void *arguments, struct vd_progress *progress);
     void (*clear)(void *arguments);
     void *arguments; /* owned */
+    bool background;
     struct vd_progress progress;
 
     pthread_mutex_t lock;
@@ -135,6 +136,16 @@ vd_operation_none_pending(struct vd_virtual_disk *virtual_disk)
     return check_ready(virtual_disk);
 }
 
+vd_error
+vd_operation_none_in_the_way(struct vd_virtual_disk *virtual_disk)
+{
+    VD_SCOPED_LOCK(&virtual_disk->operation_lock);
+    if (busy(virtual_disk) && virtual_disk->operation->background) {
+        return ERROR_SUCCESS;
+    }
+    return check_ready(virtual_disk);
+}
+
 static vd_error
 new_operation(const struct vd_work *work, struct vd_operation **out)
 {
@@ -148,6 +159,7 @@ new_operation(const struct vd_work *work, struct vd_operation **out)
     atomic_init(&operation->references, 1);
     operation->run = work->run;
     operation->clear = work->clear;
+    operation->background = work->background;
     operation->arguments = VD_TAKE(arguments);
     /* With default attributes these two cannot fail on Linux. */
     pthread_mutex_init(&operation->lock, NULL);
@@ -282,15 +294,31 @@ vd_operation_find(struct vd_virtual_disk *virtual_disk,
     return retain(operation);
 }
 
+static bool
+ask_to_stop(struct vd_operation *operation)
+{
+    VD_SCOPED_LOCK(&operation->lock);
+    if (!operation->over) {
+        vd_progress_cancel(&operation->progress);
+    }
+    return !operation->over;
+}
+
+/* Wakes it up, too, if it waits for something to happen. */
 bool
 vd_operation_cancel(struct vd_operation *operation)
 {
-    VD_SCOPED_LOCK(&operation->lock);
-    if (operation->over) {
-        return false;
+    bool asked = ask_to_stop(operation);
+    if (asked) {
+        vd_virtual_disk_tell(operation->virtual_disk);
     }
-    vd_progress_cancel(&operation->progress);
-    return true;
+    return asked;
+}
+
+bool
+vd_operation_in_background(const struct vd_operation *operation)
+{
+    return operation->background;
 }
 
 void

@@ -30,6 +30,7 @@ struct vd_work {
     /* Frees what the copy refers to (not the copy), run or not; NULL:
      * nothing.  Of a call that fails to start, it is not called. */
     void (*clear)(void *arguments);
+    bool background; /* the disk may be read and written meanwhile */
 };
 
 /* Starts work as an overlapped call if `overlapped` is not NULL, else runs it
@@ -50,9 +51,15 @@ vd_error vd_operation_start(struct vd_virtual_disk *virtual_disk,
                             OVERLAPPED *overlapped,
                             const struct vd_work *work);
 
-/* ERROR_VHD_INVALID_STATE while the handle has a pending operation. */
+/* ERROR_VHD_INVALID_STATE while the handle has a pending operation, or if it
+ * is of a disk that could not be created. */
 VD_MUST_CHECK
 vd_error vd_operation_none_pending(struct vd_virtual_disk *virtual_disk);
+
+/* The same for reading and writing, which do not mind work in the
+ * background. */
+VD_MUST_CHECK
+vd_error vd_operation_none_in_the_way(struct vd_virtual_disk *virtual_disk);
 
 /* The handle's last operation, if it is this OVERLAPPED's, else NULL.
  * overlapped NULL: whichever it is.  Release it when done. */
@@ -62,8 +69,11 @@ struct vd_operation *vd_operation_find(struct vd_virtual_disk *virtual_disk,
 /* Accepts NULL. */
 void vd_operation_release(struct vd_operation *operation);
 
-/* Asks it to stop; false if it is over. */
+/* Asks it to stop; false if it is over.  The caller has a reference to the
+ * handle's object. */
 bool vd_operation_cancel(struct vd_operation *operation);
+
+bool vd_operation_in_background(const struct vd_operation *operation);
 
 /* Returns when it is over. */
 void vd_operation_wait(struct vd_operation *operation);

@@ -100,7 +100,7 @@ enter_and_execute(struct vd_virtual_disk *virtual_disk,
                   RAW_SCSI_VIRTUAL_DISK_RESPONSE *response)
 {
     struct vd_live *live;
-    vd_error error = vd_operation_none_pending(virtual_disk);
+    vd_error error = vd_operation_none_in_the_way(virtual_disk);
     if (!error) {
         error = vd_virtual_disk_enter(virtual_disk, &live);
     }

@@ -20,10 +20,30 @@ destroy(struct vd_object *object)
     vd_creation_end(virtual_disk->creation);
     vd_disk_close(virtual_disk->disk);
     vd_operation_release(virtual_disk->operation);
+    pthread_cond_destroy(&virtual_disk->news);
     pthread_mutex_destroy(&virtual_disk->operation_lock);
     pthread_mutex_destroy(&virtual_disk->lock);
     pthread_rwlock_destroy(&virtual_disk->disk_lock);
     free(virtual_disk);
+}
+
+void
+vd_virtual_disk_tell(struct vd_virtual_disk *virtual_disk)
+{
+    VD_SCOPED_LOCK(&virtual_disk->operation_lock);
+    pthread_cond_broadcast(&virtual_disk->news);
+}
+
+/* A mirror ends when it is told to, and nobody could tell it any more. */
+static void
+close_virtual_disk(struct vd_object *object)
+{
+    struct vd_virtual_disk *virtual_disk = (struct vd_virtual_disk *)object;
+    struct vd_operation *operation = vd_operation_find(virtual_disk, NULL);
+    if (operation != NULL && vd_operation_in_background(operation)) {
+        (void)vd_operation_cancel(operation);
+    }
+    vd_operation_release(operation);
 }
 
 /* The attachments are attach/'s own to abandon. */
@@ -36,6 +56,9 @@ abandon(const struct vd_object *object)
     if (virtual_disk->working != NULL) {
         vd_disk_abandon(virtual_disk->working);
     }
+    if (virtual_disk->mirror_target != NULL) {
+        vd_disk_abandon(virtual_disk->mirror_target);
+    }
     if (virtual_disk->creation != NULL) {
         vd_creation_abandon(virtual_disk->creation);
     }
@@ -43,6 +66,7 @@ abandon(const struct vd_object *object)
 
 static const struct vd_object_type virtual_disk_type = {
     .destroy = destroy,
+    .close = close_virtual_disk,
     .abandon = abandon,
 };
 
@@ -63,6 +87,7 @@ vd_virtual_disk_create(struct vd_disk *disk, struct vd_rights rights,
     pthread_rwlock_init(&virtual_disk->disk_lock, NULL);
     pthread_mutex_init(&virtual_disk->lock, NULL);
     pthread_mutex_init(&virtual_disk->operation_lock, NULL);
+    pthread_cond_init(&virtual_disk->news, NULL);
     vd_error error =
         vd_handle_create(&virtual_disk_type, &virtual_disk->object, out);
     if (error) {

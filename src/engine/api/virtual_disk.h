@@ -23,6 +23,13 @@
 struct vd_operation;
 struct vd_creation;
 
+/* Where a pending MirrorVirtualDisk is. */
+enum vd_mirror_phase {
+    VD_MIRROR_NONE, /* or still copying */
+    VD_MIRROR_EQUAL,
+    VD_MIRROR_BREAKING, /* BreakMirrorVirtualDisk has been called */
+};
+
 /* What a handle may be used for. */
 struct vd_rights {
     bool get_info;
@@ -51,6 +58,7 @@ struct vd_virtual_disk {
 
     pthread_mutex_t lock;
     struct vd_attachment *attachment; /* guarded by lock; NULL: none */
+    struct vd_attach_request request; /* of it; guarded by lock */
 
     /* The disk as an operation has opened it (offline.h), which alone uses
      * it; set and cleared where fork() waits.  NULL: there is none. */
@@ -59,8 +67,11 @@ struct vd_virtual_disk {
     /* What CreateVirtualDisk has still to do (creation.h); set and cleared
      * where fork() waits. */
     struct vd_creation *creation;
+    struct vd_disk *mirror_target; /* likewise, of a mirror */
 
     pthread_mutex_t operation_lock;
+    pthread_cond_t news;               /* vd_virtual_disk_tell */
+    enum vd_mirror_phase mirror_phase; /* guarded by operation_lock */
     bool stillborn; /* guarded by operation_lock: could not be created */
     struct vd_operation *operation; /* guarded by operation_lock: the last
                                        overlapped one, may be over */
@@ -77,6 +88,9 @@ vd_error vd_virtual_disk_create(struct vd_disk *disk, struct vd_rights rights,
 VD_MUST_CHECK
 vd_error vd_virtual_disk_acquire(HANDLE handle, struct vd_virtual_disk **out);
 void vd_virtual_disk_release(struct vd_virtual_disk *virtual_disk);
+
+/* Wakes the operation that waits for news. */
+void vd_virtual_disk_tell(struct vd_virtual_disk *virtual_disk);
 
 /* The attachment made through this handle, NULL if there is none (any more):
  * one that somebody else has ended is let go.  Call with lock held. */

@@ -64,12 +64,14 @@ const char *vd_attachment_device(const struct vd_attachment *attachment);
 /* The disk of an attachment without a device; NULL if there is a device. */
 struct vd_live *vd_attachment_live(const struct vd_attachment *attachment);
 
-/* To execute commands on its unit, by any number of threads.  The attachment
+/* To execute commands on its unit, or use its disk, by any number of
+ * threads.  The attachment
  * does not end before everybody has left; ERROR_NOT_READY if it has ended. */
 VD_MUST_CHECK
 vd_error vd_live_enter(struct vd_live *live);
 void vd_live_leave(struct vd_live *live);
 const struct vd_scsi_unit *vd_live_unit(const struct vd_live *live);
+struct vd_disk *vd_live_disk(const struct vd_live *live);
 
 /*
  * Work on the disk while it is attached; between vd_live_enter and leave, one

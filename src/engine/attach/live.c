@@ -111,6 +111,12 @@ vd_live_unit(const struct vd_live *live)
     return &live->scsi.unit;
 }
 
+struct vd_disk *
+vd_live_disk(const struct vd_live *live)
+{
+    return live->disk;
+}
+
 vd_error
 vd_live_flush(struct vd_live *live)
 {

@@ -34,13 +34,13 @@ vd_create_format(uint32_t device_id, const struct vd_format **out)
 
 /* What a VHDX child calls itself is its parent's id. */
 static bool
-inherits_id(const struct vd_disk *parent)
+inherits_id(const struct vd_layer *parent)
 {
-    return parent != NULL && vd_disk_info(parent)->has_virtual_disk_id;
+    return parent != NULL && parent->image->info.has_virtual_disk_id;
 }
 
 static vd_error
-fill_in(const struct vd_disk *parent, struct vd_create_request *request)
+fill_in(const struct vd_layer *parent, struct vd_create_request *request)
 {
     time_t now = time(NULL) - UNIX_TIME_OF_2000;
     request->time_stamp = (uint32_t)(now > 0 ? now : 0);
@@ -66,20 +66,19 @@ path_of_directory(int directory, char path[PATH_MAX])
 }
 
 static vd_error
-find_parent_path(const struct vd_new_file *file, const struct vd_disk *parent,
+find_parent_path(const struct vd_new_file *file, const struct vd_layer *parent,
                  struct vd_create_request *request)
 {
     char directory[PATH_MAX];
     char16_t *relative;
     vd_error error = path_of_directory(file->directory, directory);
     if (error == ERROR_SUCCESS) {
-        error =
-            vd_parent_path_between(directory, vd_disk_path(parent), &relative);
+        error = vd_parent_path_between(directory, parent->path, &relative);
     }
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    request->parent = vd_disk_leaf(parent);
+    request->parent = parent->image;
     request->parent_relative_path = relative;
     return ERROR_SUCCESS;
 }
@@ -87,11 +86,13 @@ find_parent_path(const struct vd_new_file *file, const struct vd_disk *parent,
 vd_error
 vd_create_prepare(const struct vd_format *format,
                   const struct vd_new_file *file, const struct vd_disk *parent,
-                  struct vd_create_request *request)
+                  size_t layer, struct vd_create_request *request)
 {
-    vd_error error = fill_in(parent, request);
-    if (error == ERROR_SUCCESS && parent != NULL) {
-        error = find_parent_path(file, parent, request);
+    const struct vd_layer *from =
+        parent != NULL ? &parent->layers[layer] : NULL;
+    vd_error error = fill_in(from, request);
+    if (error == ERROR_SUCCESS && from != NULL) {
+        error = find_parent_path(file, from, request);
     }
     if (error == ERROR_SUCCESS) {
         error = format->create_defaults(request);
@@ -198,10 +199,10 @@ copy_item(struct vd_image *from, struct vd_image *to,
 }
 
 vd_error
-vd_create_copy_metadata(const struct vd_disk *parent, struct vd_disk *child)
+vd_create_copy_metadata(const struct vd_disk *source, struct vd_disk *target)
 {
-    struct vd_image *from = vd_disk_leaf(parent);
-    struct vd_image *to = vd_disk_leaf(child);
+    struct vd_image *from = vd_disk_leaf(source);
+    struct vd_image *to = vd_disk_leaf(target);
     VD_AUTO_FREE struct vd_guid *items = NULL;
     size_t count = 0;
     if (from->format->metadata_list == NULL) {

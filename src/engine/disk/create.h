@@ -20,13 +20,14 @@ vd_error vd_create_format(uint32_t device_id, const struct vd_format **out);
 /*
  * Makes the request complete: what is random, what time it is, the path to
  * the parent from where the image will be, the format's defaults.  `parent`
- * may be NULL, else it is the disk that a child is made of, and stays open as
- * long as the request is used.  Free what it has taken with vd_create_clear.
+ * is NULL, or the disk of which `layer` is what a child is made of, and stays
+ * open as long as the request is used.  Free what it has taken with
+ * vd_create_clear.
  */
 VD_MUST_CHECK
 vd_error vd_create_prepare(const struct vd_format *format,
                            const struct vd_new_file *file,
-                           const struct vd_disk *parent,
+                           const struct vd_disk *parent, size_t layer,
                            struct vd_create_request *request);
 void vd_create_clear(struct vd_create_request *request);
 
@@ -43,9 +44,10 @@ vd_error vd_create_fill(const struct vd_new_file *file,
                         const struct vd_format *format, bool sparse,
                         struct vd_disk **out);
 
-/* A child begins with the user metadata of its parent. */
+/* Gives an image the user metadata of another: of its parent, or of what it
+ * is a copy of. */
 VD_MUST_CHECK
-vd_error vd_create_copy_metadata(const struct vd_disk *parent,
-                                 struct vd_disk *child);
+vd_error vd_create_copy_metadata(const struct vd_disk *source,
+                                 struct vd_disk *target);
 
 #endif

@@ -39,6 +39,7 @@ vd_disk_new(void)
     if (disk != NULL) {
         pthread_mutex_init(&disk->mutator, NULL);
         init_gate(&disk->gate);
+        init_gate(&disk->mirror_lock);
         pthread_mutex_init(&disk->flush.lock, NULL);
         pthread_cond_init(&disk->flush.done, NULL);
     }
@@ -147,6 +148,9 @@ vd_error
 vd_disk_finish(struct vd_disk *disk)
 {
     vd_error first = ERROR_SUCCESS;
+    if (disk->mirror != NULL) {
+        vd_mirror_end(disk->mirror);
+    }
     for (size_t i = 0; i < disk->layer_count; i++) {
         vd_error error = vd_layer_close(&disk->layers[i]);
         if (error != ERROR_SUCCESS) {
@@ -158,6 +162,7 @@ vd_disk_finish(struct vd_disk *disk)
     free(disk->layers);
     pthread_cond_destroy(&disk->flush.done);
     pthread_mutex_destroy(&disk->flush.lock);
+    pthread_rwlock_destroy(&disk->mirror_lock);
     pthread_rwlock_destroy(&disk->gate);
     pthread_mutex_destroy(&disk->mutator);
     free(disk);

@@ -12,10 +12,11 @@
  * size, sector size, read-only, reading and writing, and whether the payload
  * is one contiguous run.  It knows no format.
  *
- * Lock order: mutator, gate.  `gate` is held shared around every transfer of
- * payload and exclusively only for the moment in which nobody else is inside,
- * never during I/O; `mutator` admits one thread to the changing functions of
- * the format.  A read, or a write to space that is there, never waits for it.
+ * Lock order: mirror_lock, a mirror's lock, mutator, gate.  `gate` is held
+ * shared around every transfer of payload and exclusively only for the moment
+ * in which nobody else is inside, never during I/O; `mutator` admits one
+ * thread to the changing functions of the format.  A read, or a write to space
+ * that is there, never waits for it.
  */
 #ifndef VD_DISK_DISK_H
 #define VD_DISK_DISK_H

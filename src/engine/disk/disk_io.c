@@ -193,15 +193,12 @@ check_sectors(const struct vd_disk *disk, uint64_t offset, uint64_t length)
     return ERROR_SUCCESS;
 }
 
-vd_error
-vd_disk_write(struct vd_disk *disk, const void *buffer, size_t length,
-              uint64_t offset)
+static vd_error
+write_all(struct vd_disk *disk, const void *buffer, size_t length,
+          uint64_t offset)
 {
     const uint8_t *from = buffer;
-    vd_error error = check_sectors(disk, offset, length);
-    if (error == ERROR_SUCCESS) {
-        error = begin(disk);
-    }
+    vd_error error = begin(disk);
     while (length != 0 && error == ERROR_SUCCESS) {
         uint64_t written = 0;
         error = write_some(disk, from, length, offset, &written);
@@ -279,15 +276,11 @@ zero_child(struct vd_disk *disk, uint64_t offset, uint64_t end, bool may_free)
     return ERROR_SUCCESS;
 }
 
-vd_error
-vd_disk_zero(struct vd_disk *disk, uint64_t offset, uint64_t length,
-             bool may_free)
+static vd_error
+zero_all(struct vd_disk *disk, uint64_t offset, uint64_t length, bool may_free)
 {
     struct vd_image *image = vd_disk_leaf(disk);
-    vd_error error = check_sectors(disk, offset, length);
-    if (error == ERROR_SUCCESS) {
-        error = begin(disk);
-    }
+    vd_error error = begin(disk);
     if (error != ERROR_SUCCESS) {
         return error;
     }
@@ -298,6 +291,70 @@ vd_disk_zero(struct vd_disk *disk, uint64_t offset, uint64_t length,
     if (may_free) {
         atomic_store(&disk->freed, true);
     }
+    return error;
+}
+
+/* ---- changes, of the mirror too if there is one ---- */
+
+static vd_error
+write_both(struct vd_disk *disk, const void *buffer, size_t length,
+           uint64_t offset)
+{
+    struct vd_mirror *mirror = disk->mirror;
+    if (mirror == NULL) {
+        return write_all(disk, buffer, length, offset);
+    }
+    VD_SCOPED_LOCK(&mirror->lock);
+    vd_error error = write_all(disk, buffer, length, offset);
+    vd_mirror_note(mirror,
+                   error != ERROR_SUCCESS
+                       ? error /* who knows how far it got */
+                       : write_all(mirror->target, buffer, length, offset));
+    return error;
+}
+
+vd_error
+vd_disk_write(struct vd_disk *disk, const void *buffer, size_t length,
+              uint64_t offset)
+{
+    vd_error error = check_sectors(disk, offset, length);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    pthread_rwlock_rdlock(&disk->mirror_lock);
+    error = write_both(disk, buffer, length, offset);
+    pthread_rwlock_unlock(&disk->mirror_lock);
+    return error;
+}
+
+static vd_error
+zero_both(struct vd_disk *disk, uint64_t offset, uint64_t length,
+          bool may_free)
+{
+    struct vd_mirror *mirror = disk->mirror;
+    if (mirror == NULL) {
+        return zero_all(disk, offset, length, may_free);
+    }
+    VD_SCOPED_LOCK(&mirror->lock);
+    vd_error error = zero_all(disk, offset, length, may_free);
+    vd_mirror_note(mirror,
+                   error != ERROR_SUCCESS
+                       ? error
+                       : zero_all(mirror->target, offset, length, may_free));
+    return error;
+}
+
+vd_error
+vd_disk_zero(struct vd_disk *disk, uint64_t offset, uint64_t length,
+             bool may_free)
+{
+    vd_error error = check_sectors(disk, offset, length);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    pthread_rwlock_rdlock(&disk->mirror_lock);
+    error = zero_both(disk, offset, length, may_free);
+    pthread_rwlock_unlock(&disk->mirror_lock);
     return error;
 }
 

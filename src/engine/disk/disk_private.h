@@ -11,6 +11,7 @@
 
 #include "disk/disk.h"
 #include "disk/layer.h"
+#include "disk/mirror.h"
 
 /* One flush for all who wait. */
 struct vd_disk_flush {
@@ -37,6 +38,9 @@ struct vd_disk {
     atomic_bool begun;
     atomic_bool freed; /* zero has given up space since the last reclaim */
     struct vd_disk_flush flush;
+
+    pthread_rwlock_t mirror_lock; /* shared: a change is being made */
+    struct vd_mirror *mirror;     /* guarded by mirror_lock; NULL: none */
 };
 
 static inline struct vd_image *
@@ -44,6 +48,12 @@ vd_disk_leaf(const struct vd_disk *disk)
 {
     return disk->layers[0].image;
 }
+
+/* How a change that was made to the mirror too has ended there. */
+void vd_mirror_note(struct vd_mirror *mirror, vd_error error);
+
+/* The disk is being closed. */
+void vd_mirror_end(struct vd_mirror *mirror);
 
 /* An empty disk, or NULL. */
 struct vd_disk *vd_disk_new(void);

@@ -49,7 +49,7 @@ disk_of(dev_t partition, dev_t *out)
 static bool
 is_or_is_part_of(dev_t mounted, dev_t device)
 {
-    dev_t disk;
+    dev_t disk = 0;
     return mounted == device || (disk_of(mounted, &disk) && disk == device);
 }
 
