@@ -193,6 +193,7 @@ check_existing(const struct vd_disk *disk, const struct vd_disk *target)
 static vd_error
 open_existing(struct job *job)
 {
+    static const struct vd_layer_set leaf = {.has = {true}};
     struct vd_disk_options options = {.writable = true};
     struct vd_disk_files files;
     vd_error error =
@@ -201,7 +202,8 @@ open_existing(struct job *job)
         error = check_existing(job->virtual_disk->disk, job->existing);
     }
     if (!error) {
-        error = vd_locked_files_take(job->existing, false, &files);
+        error = vd_locked_files_take(
+            job->existing, vd_disk_layers(job->existing), &leaf, &files);
     }
     if (error) {
         return error;
