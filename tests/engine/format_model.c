@@ -377,6 +377,10 @@ pick_size(struct run *run)
 {
     uint64_t per_block = run->model->block_size / run->model->sector_size;
     uint64_t sectors = 1 + random_below(&run->random, run->largest);
+    if (run->model->only_grows) {
+        return run->sectors +
+               random_below(&run->random, run->largest - run->sectors + 1);
+    }
     return random_below(&run->random, 3) == 0 && sectors > per_block
                ? sectors - sectors % per_block
                : sectors;
@@ -388,7 +392,9 @@ whole_step(struct run *run)
     vd_error error;
     switch (random_below(&run->random, 4)) {
     case 0:
-        error = do_resize(run, pick_size(run));
+        error = run->model->only_grows && run->model->child
+                    ? do_commit(run)
+                    : do_resize(run, pick_size(run));
         break;
     case 1:
         error = run->model->child ? do_forget(run) : do_commit(run);
@@ -464,6 +470,9 @@ start(struct run *run, const struct format_model *model, uint64_t seed)
     run->histories =
         must(calloc((size_t)run->largest, sizeof(*run->histories)));
     CHECK_OK(model->create(crash_file_of(run->file), model));
+    if (model->only_grows) {
+        crash_file_order_appends(run->file);
+    }
     for (uint64_t i = 0; i < run->largest; i++) {
         note(run, i, i < run->sectors ? parent_tag(model, i) : 0, 0);
     }

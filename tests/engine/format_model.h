@@ -26,6 +26,8 @@ struct format_model {
     /* 0: only the payload changes; else the image is also resized, up to
      * this, its blocks are forgotten and moved, and its file is cut. */
     uint64_t largest_bytes;
+    bool only_grows; /* ... and never smaller, nor a child at all; what is
+                        appended to the file and its length go together */
 };
 
 /* Random operations, compared as they go and after every reopen. */

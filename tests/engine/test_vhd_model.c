@@ -83,23 +83,56 @@ struct job {
 };
 
 static const struct job jobs[] = {
-    {{&vd_vhd_format, 9 * MIB + 512, 512, 2 * MIB, false, create, 0}, 30},
-    {{&vd_vhd_format, 5 * MIB - 512, 512, 512 * KIB, false, create, 0}, 30},
-    {{&vd_vhd_format, 9 * MIB + 512, 512, 2 * MIB, true, create, 0}, 30},
-    {{&vd_vhd_format, 5 * MIB - 512, 512, 512 * KIB, true, create, 0}, 30},
-    {{&vd_vhd_format, 9 * MIB, 512, 2 * MIB, false, create_unaligned, 0}, 30},
-    {{&vd_vhd_format, 9 * MIB, 512, 2 * MIB, true, create_unaligned, 0}, 30},
-    {{&vd_vhd_format, 14 * MIB, 512, 4 * MIB, true, create_unaligned, 0}, 20},
+    {{&vd_vhd_format, 9 * MIB + 512, 512, 2 * MIB, false, create, 0, false},
+     30},
+    {{&vd_vhd_format, 5 * MIB - 512, 512, 512 * KIB, false, create, 0, false},
+     30},
+    {{&vd_vhd_format, 9 * MIB + 512, 512, 2 * MIB, true, create, 0, false},
+     30},
+    {{&vd_vhd_format, 5 * MIB - 512, 512, 512 * KIB, true, create, 0, false},
+     30},
+    {{&vd_vhd_format, 9 * MIB, 512, 2 * MIB, false, create_unaligned, 0,
+      false},
+     30},
+    {{&vd_vhd_format, 9 * MIB, 512, 2 * MIB, true, create_unaligned, 0, false},
+     30},
+    {{&vd_vhd_format, 14 * MIB, 512, 4 * MIB, true, create_unaligned, 0,
+      false},
+     20},
     /* Small ones, for their many blocks that come and go. */
-    {{&vd_vhd_format, 64 * KIB, 512, 4 * KIB, false, create_unaligned, 0},
+    {{&vd_vhd_format, 64 * KIB, 512, 4 * KIB, false, create_unaligned, 0,
+      false},
      400},
-    {{&vd_vhd_format, 63 * KIB, 512, 4 * KIB, true, create_unaligned, 0}, 400},
-    {{&vd_vhd_format, 95 * KIB, 512, 8 * KIB, false, create_old_dynamic, 0},
+    {{&vd_vhd_format, 63 * KIB, 512, 4 * KIB, true, create_unaligned, 0,
+      false},
+     400},
+    {{&vd_vhd_format, 95 * KIB, 512, 8 * KIB, false, create_old_dynamic, 0,
+      false},
      300},
-    {{&vd_vhd_format, 3 * MIB, 512, 512 * KIB, false, create_old_dynamic, 0},
+    {{&vd_vhd_format, 3 * MIB, 512, 512 * KIB, false, create_old_dynamic, 0,
+      false},
      30},
-    {{&vd_vhd_format, 2 * MIB + 512, 512, MIB, false, create_old_fixed, 0},
+    {{&vd_vhd_format, 2 * MIB + 512, 512, MIB, false, create_old_fixed, 0,
+      false},
      30},
+    /* Images as a whole: those of small blocks get another BAT. */
+    {{&vd_vhd_format, 3 * MIB, 512, 512 * KIB, false, create, 5 * MIB, true},
+     25},
+    {{&vd_vhd_format, 3 * MIB + 512, 512, 512 * KIB, true, create, 4 * MIB,
+      true},
+     25},
+    {{&vd_vhd_format, 40 * KIB, 512, 4 * KIB, false, create_unaligned,
+      800 * KIB, true},
+     120},
+    {{&vd_vhd_format, 63 * KIB, 512, 4 * KIB, true, create_unaligned, 64 * KIB,
+      true},
+     150},
+    {{&vd_vhd_format, 95 * KIB, 512, 8 * KIB, false, create_old_dynamic,
+      1200 * KIB, true},
+     100},
+    {{&vd_vhd_format, 30 * KIB, 512, MIB, false, create_old_fixed, 90 * KIB,
+      true},
+     60},
 };
 
 int
@@ -111,7 +144,7 @@ main(int argc, char **argv)
         for (uint64_t seed = 1; seed <= seeds; seed++) {
             format_model_run(model, seed, 150);
             format_model_crash(model, 77 + i + 100 * seed, jobs[i].operations,
-                               1, 3);
+                               model->largest_bytes != 0 ? 3 : 1, 3);
         }
         format_model_fail(model, 99 + i, 12);
     }

@@ -45,15 +45,20 @@ create_fixed(struct vd_file *file, const struct format_model *model)
 }
 
 static const struct format_model models[] = {
-    {&vd_vhdx_format, 9 * MIB + 512, 512, MIB, false, create_dynamic, 0},
-    {&vd_vhdx_format, 9 * MIB + 512, 512, MIB, true, create_dynamic, 0},
-    {&vd_vhdx_format, 9 * MIB + 4096, 4096, MIB, true, create_dynamic, 0},
-    {&vd_vhdx_format, 9 * MIB, 4096, 2 * MIB, false, create_dynamic, 0},
-    {&vd_vhdx_format, 5 * MIB, 512, 2 * MIB, false, create_fixed, 0},
-    {&vd_vhdx_format, 5 * MIB, 512, MIB, false, create_dynamic, 9 * MIB},
-    {&vd_vhdx_format, 5 * MIB + 512, 512, MIB, true, create_dynamic, 9 * MIB},
-    {&vd_vhdx_format, 6 * MIB, 4096, 2 * MIB, true, create_dynamic, 12 * MIB},
-    {&vd_vhdx_format, 3 * MIB, 4096, MIB, false, create_fixed, 6 * MIB},
+    {&vd_vhdx_format, 9 * MIB + 512, 512, MIB, false, create_dynamic, 0,
+     false},
+    {&vd_vhdx_format, 9 * MIB + 512, 512, MIB, true, create_dynamic, 0, false},
+    {&vd_vhdx_format, 9 * MIB + 4096, 4096, MIB, true, create_dynamic, 0,
+     false},
+    {&vd_vhdx_format, 9 * MIB, 4096, 2 * MIB, false, create_dynamic, 0, false},
+    {&vd_vhdx_format, 5 * MIB, 512, 2 * MIB, false, create_fixed, 0, false},
+    {&vd_vhdx_format, 5 * MIB, 512, MIB, false, create_dynamic, 9 * MIB,
+     false},
+    {&vd_vhdx_format, 5 * MIB + 512, 512, MIB, true, create_dynamic, 9 * MIB,
+     false},
+    {&vd_vhdx_format, 6 * MIB, 4096, 2 * MIB, true, create_dynamic, 12 * MIB,
+     false},
+    {&vd_vhdx_format, 3 * MIB, 4096, MIB, false, create_fixed, 6 * MIB, false},
 };
 
 int

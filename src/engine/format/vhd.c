@@ -110,6 +110,7 @@ load(struct vd_vhd_image *vhd)
 static void
 free_image(struct vd_vhd_image *vhd)
 {
+    vd_vhd_plan_drop(vhd);
     vd_vhd_pages_free(vhd);
     free(vhd->space.blocks);
     free(vhd);
@@ -184,6 +185,10 @@ const struct vd_format vd_vhd_format = {
     .commit = vd_vhd_commit,
     .reclaim = vd_vhd_reclaim,
     .resize = vd_vhd_resize,
+    .forget = vd_vhd_forget,
+    .relocate = vd_vhd_relocate,
+    .occupied = vd_vhd_occupied,
+    .shorten = vd_vhd_shorten,
     .create_defaults = vd_vhd_create_defaults,
     .create = vd_vhd_create_image,
     .parent_paths = vd_vhd_parent_paths,

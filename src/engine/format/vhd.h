@@ -5,10 +5,11 @@
  * One file a structure: vhd_footer.c, vhd_header.c, vhd_locator.c,
  * vhd_recover.c (which footer counts, mending what a crash left), vhd_page.c
  * (BAT and sector bitmaps in memory), vhd_bat.c (checking the BAT, lookup),
- * vhd_write.c (allocation, zeroing), vhd_commit.c (the order in which things
- * become durable), vhd_batmap.c (XenServer's map of full blocks),
- * vhd_create.c and vhd_request.c (new images), vhd_table.c (the BAT as a
- * whole: more entries, another place), vhd_resize.c, vhd.c (the format).
+ * vhd_write.c (allocation, zeroing), vhd_space.c (free blocks), vhd_commit.c
+ * (the order in which things become durable), vhd_batmap.c (XenServer's map of
+ * full blocks), vhd_create.c and vhd_request.c (new images), vhd_table.c (the
+ * BAT as a whole: more entries, another place), vhd_resize.c, vhd_compact.c,
+ * vhd.c (the format).
  *
  * All integers of the file are big-endian; sizes are bytes.
  */
@@ -63,7 +64,8 @@ struct vd_vhd_page {
 
     /* Mutator only. */
     struct vd_vhd_page *next_dirty;
-    bool listed;   /* on the dirty list */
+    bool listed; /* on the dirty list */
+    struct vd_vhd_page *next_retired;
     uint64_t born; /* bitmap: no BAT entry leads here before this commit */
     uint64_t dirty[VHD_MAX_PAGE_SECTORS / 64]; /* sectors to be written */
 
@@ -138,8 +140,12 @@ struct vd_vhd_image {
     uint64_t reserve_blocks; /* by how many the footer last moved ahead */
     uint64_t commits;
     uint64_t found_blocks_seen;
+    uint64_t reclaims;
     struct vd_vhd_page *dirty;
+    struct vd_vhd_page *retired; /* bitmaps of blocks that have gone */
     struct vd_vhd_space space;
+    bool space_lost; /* some of it has been given up and is not in there */
+    struct vd_vhd_plan *plan; /* vhd_compact.c; NULL: none */
 };
 
 static inline struct vd_vhd_image *
@@ -195,6 +201,11 @@ VD_MUST_CHECK
 vd_error vd_vhd_store_footer(struct vd_vhd_image *vhd,
                              const struct vd_vhd_footer *footer);
 
+/* ERROR_VHD_INVALID_STATE if a virtual machine's saved state is over this
+ * disk: its layout and size have to stay. */
+VD_MUST_CHECK
+vd_error vd_vhd_check_state(const struct vd_vhd_image *vhd);
+
 /* Where the footer belongs, and the next block's bitmap, if everything in use
  * ends before `end`. */
 uint64_t vd_vhd_footer_place(const struct vd_vhd_image *vhd, uint64_t end);
@@ -230,6 +241,11 @@ VD_MUST_CHECK
 vd_error vd_vhd_bitmap_new(struct vd_vhd_image *vhd, uint64_t place,
                            struct vd_vhd_page **out);
 void vd_vhd_page_free(struct vd_vhd_page *page);
+
+/* The bitmap of a block that is about to get an entry. */
+void vd_vhd_bitmap_publish(struct vd_vhd_image *vhd,
+                           struct vd_vhd_page *bat_page, size_t index,
+                           struct vd_vhd_page *bitmap);
 
 /* Mutator: stores a word and puts its page on the dirty list. */
 void vd_vhd_page_store(struct vd_vhd_image *vhd, struct vd_vhd_page *page,
@@ -288,7 +304,39 @@ vd_error vd_vhd_write(struct vd_image *image, const void *buffer,
 VD_MUST_CHECK
 vd_error vd_vhd_zero(struct vd_image *image, uint64_t offset, uint64_t length,
                      bool may_free);
+VD_MUST_CHECK
+vd_error vd_vhd_forget(struct vd_image *image, uint64_t offset,
+                       uint64_t length);
+
+/* ---- vhd_space.c ---- */
+
+/* Remembers space that nothing refers to (any more).  Without memory for
+ * that it is merely lost until the image is opened again. */
+void vd_vhd_space_give_up(struct vd_vhd_image *vhd, uint64_t place,
+                          bool reclaimed);
+
+/* Space given up earlier that may be used again: its payload reads as zeros.
+ * *found_out: whether there is any. */
+VD_MUST_CHECK
+vd_error vd_vhd_space_take(struct vd_vhd_image *vhd, uint64_t *place_out,
+                           bool *found_out);
+
 void vd_vhd_reclaim(struct vd_image *image);
+
+/* What may be used again is left to compacting. */
+void vd_vhd_space_drop_reclaimed(struct vd_vhd_image *vhd);
+
+/* ---- vhd_compact.c ---- */
+
+VD_MUST_CHECK
+vd_error vd_vhd_relocate(struct vd_image *image, bool *moved_out);
+VD_MUST_CHECK
+vd_error vd_vhd_occupied(struct vd_image *image, uint64_t *bytes_out);
+VD_MUST_CHECK
+vd_error vd_vhd_shorten(struct vd_image *image);
+
+/* Blocks have come or gone: what relocate was going to do is void. */
+void vd_vhd_plan_drop(struct vd_vhd_image *vhd);
 
 /* ---- vhd_commit.c ---- */
 
@@ -315,17 +363,19 @@ vd_error vd_vhd_end(struct vd_vhd_image *vhd);
 /* ---- vhd_table.c ---- */
 
 /* Where the table stands in a file laid out as this one, if anything before
- * it ends at `end`; and its length there, of so many entries. */
+ * it ends at `end`. */
 uint64_t vd_vhd_table_place(const struct vd_vhd_image *vhd, uint64_t end);
-uint64_t vd_vhd_table_space(const struct vd_vhd_image *vhd, uint64_t place,
-                            uint64_t entries);
+
+/* What a table of so many entries takes: as Windows does it, up to the next
+ * 4 KiB of the file. */
+uint64_t vd_vhd_table_space(uint64_t place, uint64_t entries);
 
 /* Brings the whole BAT into memory, so that no reader needs the file's. */
 VD_MUST_CHECK
 vd_error vd_vhd_table_load(struct vd_vhd_image *vhd);
 
 /* Gives the BAT so many entries, the new ones unused: durable.  The image
- * keeps its size and number of blocks. */
+ * keeps its size and number of blocks.  Both: after a commit. */
 VD_MUST_CHECK
 vd_error vd_vhd_table_grow(struct vd_vhd_image *vhd, uint64_t entries);
 

@@ -62,18 +62,6 @@ add_locator(struct vd_vhd_image *vhd, const struct vd_vhd_locator *locator)
     keep_clear(vhd, locator->offset, vd_vhd_locator_reserve(locator));
 }
 
-/* The whole BAT, which Windows pads up to the next 4 KiB of the file. */
-static uint64_t
-table_space(const struct vd_vhd_header *header)
-{
-    /* The offset is one in the file. */
-    uint64_t end = header->table_offset +
-                   (uint64_t)header->max_entries * sizeof(uint32_t);
-    end = (end + VHD_DATA_ALIGNMENT - 1) / VHD_DATA_ALIGNMENT *
-          VHD_DATA_ALIGNMENT;
-    return end - header->table_offset;
-}
-
 void
 vd_vhd_collect_ranges(struct vd_vhd_image *vhd)
 {
@@ -84,7 +72,8 @@ vd_vhd_collect_ranges(struct vd_vhd_image *vhd)
     vd_vhd_add_range(vhd, vhd->footers.footer.data_offset, VHD_HEADER_SIZE);
     vd_vhd_add_range(vhd, header->table_offset,
                      vhd->blocks * sizeof(uint32_t));
-    keep_clear(vhd, header->table_offset, table_space(header));
+    keep_clear(vhd, header->table_offset,
+               vd_vhd_table_space(header->table_offset, header->max_entries));
     for (size_t i = 0; vhd->child && i < VHD_LOCATORS; i++) {
         add_locator(vhd, &header->locators[i]);
     }
@@ -336,7 +325,26 @@ note_found(struct vd_vhd_image *vhd, struct vd_vhd_page *bat_page,
     }
 }
 
-/* The answer for a range inside one block. */
+/* The answer for a range inside one block, if this is its entry. */
+static vd_error
+lookup_entry(struct vd_vhd_image *vhd, struct vd_vhd_page *page,
+             uint32_t entry, uint64_t offset, struct vd_extent *extent)
+{
+    if (entry == VHD_UNUSED) {
+        extent->state = vhd->child ? VD_EXTENT_PARENT : VD_EXTENT_ZERO;
+        return ERROR_SUCCESS;
+    }
+    extent->state = VD_EXTENT_PRESENT;
+    extent->file_offset = (uint64_t)entry * VHD_SECTOR_SIZE +
+                          vhd->bitmap_size + offset % vhd->header.block_size;
+    return vhd->child
+               ? lookup_bitmap(vhd, page, offset, extent->length, extent)
+               : ERROR_SUCCESS;
+}
+
+/* A child's block may get another place, or go and come back, between the
+ * look at its entry and the one at its bitmap: then both are looked at again.
+ */
 static vd_error
 lookup_in_block(struct vd_vhd_image *vhd, uint64_t offset, uint64_t length,
                 struct vd_extent *out)
@@ -344,27 +352,23 @@ lookup_in_block(struct vd_vhd_image *vhd, uint64_t offset, uint64_t length,
     uint64_t block = offset / vhd->header.block_size;
     unsigned index = (unsigned)(block % VHD_BAT_PAGE_ENTRIES);
     struct vd_vhd_page *page;
+    struct vd_extent extent;
+    uint32_t entry;
     vd_error error = vd_vhd_bat_page(vhd, block, &page);
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    uint64_t entry = atomic_load(&page->words[index]);
-    struct vd_extent extent = {.length = length};
-    if (entry == VHD_UNUSED) {
-        extent.state = vhd->child ? VD_EXTENT_PARENT : VD_EXTENT_ZERO;
-        *out = extent;
-        return ERROR_SUCCESS;
+    do {
+        extent = (struct vd_extent){.length = length};
+        entry = atomic_load(&page->words[index]);
+        error = lookup_entry(vhd, page, entry, offset, &extent);
+    } while (vhd->child && entry != atomic_load(&page->words[index]));
+    if (error != ERROR_SUCCESS) {
+        return error;
     }
-    extent.state = VD_EXTENT_PRESENT;
-    extent.file_offset = entry * VHD_SECTOR_SIZE + vhd->bitmap_size +
-                         offset % vhd->header.block_size;
-    if (vhd->child) {
-        error = lookup_bitmap(vhd, page, offset, length, &extent);
-        if (error != ERROR_SUCCESS) {
-            return error;
-        }
+    if (entry != VHD_UNUSED) {
+        note_found(vhd, page, index);
     }
-    note_found(vhd, page, index);
     *out = extent;
     return ERROR_SUCCESS;
 }

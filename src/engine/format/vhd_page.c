@@ -64,6 +64,11 @@ vd_vhd_pages_free(struct vd_vhd_image *vhd)
     for (uint64_t i = 0; slots != NULL && i < slots->count; i++) {
         vd_vhd_page_free(atomic_load(&slots->pages[i]));
     }
+    while (vhd->retired != NULL) {
+        struct vd_vhd_page *page = vhd->retired;
+        vhd->retired = page->next_retired;
+        free(page);
+    }
     while (slots != NULL) {
         struct vd_vhd_slots *older = slots->older;
         free(slots);
@@ -249,6 +254,19 @@ vd_vhd_bitmap_new(struct vd_vhd_image *vhd, uint64_t place,
     bitmap->born = vhd->commits + 1;
     *out = bitmap;
     return ERROR_SUCCESS;
+}
+
+/* Readers may be looking at the bitmap of an earlier block. */
+void
+vd_vhd_bitmap_publish(struct vd_vhd_image *vhd, struct vd_vhd_page *bat_page,
+                      size_t index, struct vd_vhd_page *bitmap)
+{
+    struct vd_vhd_page *earlier =
+        atomic_exchange(&bat_page->bitmaps[index], bitmap);
+    if (earlier != NULL) {
+        earlier->next_retired = vhd->retired;
+        vhd->retired = earlier;
+    }
 }
 
 /* ---- changing ---- */

@@ -206,6 +206,16 @@ vd_vhd_find_footers(struct vd_file *file, struct vd_vhd_footers *out)
     return ERROR_SUCCESS;
 }
 
+vd_error
+vd_vhd_check_state(const struct vd_vhd_image *vhd)
+{
+    if (vd_vhd_footer_has_saved_state(vhd->footers.raw)) {
+        vd_trace(VD_TRACE_FORMAT, "VHD: a saved state is over this disk");
+        return ERROR_VHD_INVALID_STATE;
+    }
+    return ERROR_SUCCESS;
+}
+
 /* ---- places ---- */
 
 static uint64_t

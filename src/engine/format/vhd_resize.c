@@ -172,9 +172,6 @@ check(const struct vd_vhd_image *vhd, uint64_t size)
     if (vhd->child) {
         return refuse(ERROR_VHD_INVALID_TYPE, "it has a parent");
     }
-    if (vd_vhd_footer_has_saved_state(vhd->footers.raw)) {
-        return refuse(ERROR_VHD_INVALID_STATE, "a saved state needs it");
-    }
     if (size < vhd->image.info.size_bytes) {
         return refuse(ERROR_VHD_INVALID_TYPE, "VHDs do not shrink");
     }
@@ -185,7 +182,7 @@ check(const struct vd_vhd_image *vhd, uint64_t size)
         return refuse(ERROR_INVALID_PARAMETER, "no whole sectors");
     }
     return vhd->has_batmap ? refuse(ERROR_NOT_SUPPORTED, "it has a batmap")
-                           : ERROR_SUCCESS;
+                           : vd_vhd_check_state(vhd);
 }
 
 vd_error
@@ -197,6 +194,9 @@ vd_vhd_resize(struct vd_image *image, uint64_t size_bytes)
         return error;
     }
     error = vd_vhd_begin(image, VD_CHANGE_LAYOUT);
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhd_commit(image); /* memory is what the file is */
+    }
     if (error != ERROR_SUCCESS) {
         return error;
     }

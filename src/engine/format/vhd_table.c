@@ -35,11 +35,10 @@ vd_vhd_table_place(const struct vd_vhd_image *vhd, uint64_t end)
 }
 
 uint64_t
-vd_vhd_table_space(const struct vd_vhd_image *vhd, uint64_t place,
-                   uint64_t entries)
+vd_vhd_table_space(uint64_t place, uint64_t entries)
 {
     uint64_t end = place + entries * sizeof(uint32_t);
-    return vd_vhd_table_place(vhd, end) - place;
+    return round_up(end, VHD_DATA_ALIGNMENT) - place;
 }
 
 vd_error
@@ -124,6 +123,7 @@ switch_to(struct vd_vhd_image *vhd, uint64_t place, uint64_t entries)
     if (error != ERROR_SUCCESS) {
         return error;
     }
+    vd_vhd_plan_drop(vhd);
     vhd->header = header;
     for (uint64_t i = 0; i * VHD_BAT_PAGE_ENTRIES < vhd->blocks; i++) {
         atomic_load(vd_vhd_bat_slot(vhd, i))->file_offset =
@@ -141,7 +141,7 @@ switch_to(struct vd_vhd_image *vhd, uint64_t place, uint64_t entries)
 vd_error
 vd_vhd_table_move(struct vd_vhd_image *vhd, uint64_t place, uint64_t entries)
 {
-    uint64_t space = vd_vhd_table_space(vhd, place, entries);
+    uint64_t space = vd_vhd_table_space(place, entries);
     vd_error error = write_entries(vhd, place, 0, space / sizeof(uint32_t));
     if (error != ERROR_SUCCESS) {
         if (vd_file_punch(vhd->image.file, place, space) != ERROR_SUCCESS) {
@@ -171,6 +171,12 @@ has_room(struct vd_vhd_image *vhd, uint64_t end)
         if (vhd->ranges[i].offset != table &&
             meets(&vhd->ranges[i], table, end)) {
             return false;
+        }
+    }
+    for (size_t i = 0; i < vhd->space.count; i++) {
+        struct vd_vhd_range range = {vhd->space.blocks[i].place, length};
+        if (meets(&range, table, end)) {
+            return false; /* somebody may read there, or a block go there */
         }
     }
     for (uint64_t block = 0; block < vhd->blocks; block++) {
@@ -216,9 +222,6 @@ vd_vhd_table_grow(struct vd_vhd_image *vhd, uint64_t entries)
 {
     vd_error error = vd_vhd_table_load(vhd);
     if (error == ERROR_SUCCESS) {
-        error = vd_vhd_commit(&vhd->image); /* memory is what the file is */
-    }
-    if (error == ERROR_SUCCESS) {
         error = vd_vhd_pages_create(vhd, entries);
     }
     if (error != ERROR_SUCCESS) {
@@ -231,8 +234,8 @@ vd_vhd_table_grow(struct vd_vhd_image *vhd, uint64_t entries)
     if (!fits) {
         place = vd_vhd_table_place(vhd, vhd->next_free);
     }
-    error = vd_vhd_reserve_end(
-        vhd, place + vd_vhd_table_space(vhd, place, entries));
+    error =
+        vd_vhd_reserve_end(vhd, place + vd_vhd_table_space(place, entries));
     if (error != ERROR_SUCCESS) {
         return error;
     }

@@ -13,7 +13,6 @@
  */
 #include "format/vhd.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/trace.h"
@@ -22,87 +21,11 @@
 
 /* ---- space ---- */
 
-/* Remembers space that nothing refers to (any more).  Without memory for
- * that it is merely lost until the image is compacted. */
-static void
-give_up(struct vd_vhd_image *vhd, uint64_t place, bool reclaimed)
-{
-    struct vd_vhd_space *space = &vhd->space;
-    if (space->count == space->capacity) {
-        size_t capacity = space->capacity * 2 + 16;
-        struct vd_vhd_free_block *grown =
-            realloc(space->blocks, capacity * sizeof(*grown));
-        if (grown == NULL) {
-            return;
-        }
-        space->blocks = grown;
-        space->capacity = capacity;
-    }
-    space->blocks[space->count++] = (struct vd_vhd_free_block){
-        .place = place,
-        .commit = vhd->commits + 1,
-        .reclaimed = reclaimed,
-    };
-}
-
-/* The file system gets the space back, and it reads as zeros. */
-static vd_error
-punch(struct vd_vhd_image *vhd, struct vd_vhd_free_block *block)
-{
-    if (block->punched) {
-        return ERROR_SUCCESS;
-    }
-    vd_error error =
-        vd_file_punch(vhd->image.file, block->place + vhd->bitmap_size,
-                      vhd->header.block_size);
-    block->punched = error == ERROR_SUCCESS;
-    return error;
-}
-
-/* What cannot be given back to the file system is zeroed when it is used
- * again.  Blocks behind the footer, after a close, have gone with the file's
- * end. */
-void
-vd_vhd_reclaim(struct vd_image *image)
-{
-    struct vd_vhd_image *vhd = vd_vhd_of(image);
-    for (size_t i = 0; i < vhd->space.count; i++) {
-        struct vd_vhd_free_block *block = &vhd->space.blocks[i];
-        block->reclaimed |= block->commit <= vhd->commits;
-        if (block->reclaimed && block->place < atomic_load(&vhd->data_end) &&
-            punch(vhd, block) != ERROR_SUCCESS) {
-            vd_trace(VD_TRACE_FORMAT, "VHD: free space keeps its data");
-        }
-    }
-}
-
-/* Space given up earlier that may be used again: zeroed, for it holds
- * another block's old data. */
-static vd_error
-take_free(struct vd_vhd_image *vhd, uint64_t *place_out, bool *found_out)
-{
-    struct vd_vhd_space *space = &vhd->space;
-    for (size_t i = 0; i < space->count; i++) {
-        if (!space->blocks[i].reclaimed) {
-            continue;
-        }
-        vd_error error = punch(vhd, &space->blocks[i]);
-        if (error == ERROR_SUCCESS) {
-            *place_out = space->blocks[i].place;
-            *found_out = true;
-            space->blocks[i] = space->blocks[--space->count];
-        }
-        return error;
-    }
-    *found_out = false;
-    return ERROR_SUCCESS;
-}
-
 static vd_error
 allocate(struct vd_vhd_image *vhd, uint64_t *place_out)
 {
     bool found = false;
-    vd_error error = take_free(vhd, place_out, &found);
+    vd_error error = vd_vhd_space_take(vhd, place_out, &found);
     if (error != ERROR_SUCCESS || found) {
         return error;
     }
@@ -205,6 +128,7 @@ mark(struct vd_vhd_image *vhd, struct vd_vhd_page *bitmap,
 static void
 set_entry(struct vd_vhd_image *vhd, struct block *block, uint32_t entry)
 {
+    vd_vhd_plan_drop(vhd);
     vd_vhd_page_store(vhd, block->page, block->index, entry);
     block->entry = entry;
 }
@@ -264,7 +188,7 @@ fill_child(struct vd_vhd_image *vhd, const struct block *block, uint64_t place,
         vd_vhd_page_free(bitmap);
         return error;
     }
-    atomic_store(&block->page->bitmaps[block->index], bitmap);
+    vd_vhd_bitmap_publish(vhd, block->page, block->index, bitmap);
     return ERROR_SUCCESS;
 }
 
@@ -280,11 +204,75 @@ write_new(struct vd_vhd_image *vhd, struct block *block,
     error = vhd->child ? fill_child(vhd, block, place, piece)
                        : fill_dynamic(vhd, block, place, piece);
     if (error != ERROR_SUCCESS) {
-        give_up(vhd, place, true);
+        vd_vhd_space_give_up(vhd, place, true);
         return error;
     }
     set_entry(vhd, block, (uint32_t)(place / VHD_SECTOR_SIZE));
     return ERROR_SUCCESS;
+}
+
+/* ---- giving blocks up ---- */
+
+static void
+release(struct vd_vhd_image *vhd, struct block *block)
+{
+    vd_vhd_space_give_up(vhd, place_of(block), false);
+    set_entry(vhd, block, VHD_UNUSED);
+}
+
+/* The bitmap stays in memory for readers that are on their way to it; new
+ * bits of it are of no use to anybody. */
+static vd_error
+forget_block(struct vd_vhd_image *vhd, uint64_t offset)
+{
+    struct block block;
+    struct vd_vhd_page *bitmap;
+    vd_error error = block_at(vhd, offset, &block);
+    if (error != ERROR_SUCCESS || block.entry == VHD_UNUSED) {
+        return error;
+    }
+    error = vd_vhd_bitmap(vhd, block.page, block.number, &bitmap);
+    if (error == ERROR_SUCCESS) {
+        memset(bitmap->dirty, 0, sizeof(bitmap->dirty));
+        release(vhd, &block);
+    }
+    return error;
+}
+
+static vd_error
+check_forget(const struct vd_vhd_image *vhd, uint64_t offset, uint64_t end)
+{
+    if (!vhd->child) {
+        vd_trace(VD_TRACE_FORMAT, "VHD: no parent to fall back to");
+        return ERROR_VHD_INVALID_TYPE;
+    }
+    if (vhd->has_batmap) {
+        vd_trace(VD_TRACE_FORMAT, "VHD: it has a batmap");
+        return ERROR_NOT_SUPPORTED;
+    }
+    if (offset % vhd->header.block_size != 0 ||
+        (end % vhd->header.block_size != 0 &&
+         end != vhd->image.info.size_bytes)) {
+        vd_trace(VD_TRACE_FORMAT, "VHD: no whole blocks");
+        return ERROR_INVALID_PARAMETER;
+    }
+    return vd_vhd_check_state(vhd);
+}
+
+vd_error
+vd_vhd_forget(struct vd_image *image, uint64_t offset, uint64_t length)
+{
+    struct vd_vhd_image *vhd = vd_vhd_of(image);
+    uint64_t end = offset + length;
+    vd_error error = check_forget(vhd, offset, end);
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhd_begin(image, VD_CHANGE_LAYOUT);
+    }
+    while (offset < end && error == ERROR_SUCCESS) {
+        error = forget_block(vhd, offset);
+        offset += vhd->header.block_size;
+    }
+    return error;
 }
 
 /* ---- writing ---- */
@@ -419,8 +407,7 @@ zero_block(struct vd_vhd_image *vhd, const struct piece *piece, bool may_free)
     if (keep || piece->length != block.length) {
         return zero_present(vhd, &block, piece, may_free);
     }
-    give_up(vhd, place_of(&block), false);
-    set_entry(vhd, &block, VHD_UNUSED);
+    release(vhd, &block);
     return ERROR_SUCCESS;
 }
 
