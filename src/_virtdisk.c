@@ -22,7 +22,7 @@
  * and the functions, a family in each file:
  *   _virtdisk_open.c  _virtdisk_create.c  _virtdisk_attach.c
  *   _virtdisk_paths.c  _virtdisk_dependency.c  _virtdisk_information.c
- *    _virtdisk_operations.c  _virtdisk_mirror.c
+ *   _virtdisk_metadata.c  _virtdisk_operations.c  _virtdisk_mirror.c
  *   _virtdisk_vhd_set.c  _virtdisk_scsi.c
  * _virtdisk_constants.h holds the names of the constants.
  *
@@ -150,11 +150,13 @@ virtdisk_add_type(PyObject *module, PyType_Spec *spec)
 }
 
 static int (*const parts[])(PyObject *module) = {
-    virtdisk_add_handle,     virtdisk_add_overlapped,  virtdisk_add_open,
-    virtdisk_add_create,     virtdisk_add_attach,      virtdisk_add_paths,
-    virtdisk_add_dependency, virtdisk_add_information, virtdisk_add_operations,
-    virtdisk_add_mirror,     virtdisk_add_vhd_set,     virtdisk_add_scsi,
-    add_constants,
+    virtdisk_add_handle,     virtdisk_add_overlapped,
+    virtdisk_add_open,       virtdisk_add_create,
+    virtdisk_add_attach,     virtdisk_add_paths,
+    virtdisk_add_dependency, virtdisk_add_information,
+    virtdisk_add_metadata,   virtdisk_add_operations,
+    virtdisk_add_mirror,     virtdisk_add_vhd_set,
+    virtdisk_add_scsi,       add_constants,
 };
 
 static int

@@ -181,7 +181,207 @@ get_information(PyObject *module, PyObject *args, PyObject *kwargs)
     return result;
 }
 
+/* ------------------------------------------------------------------------
+ * SetVirtualDiskInformation
+ */
+
+struct set_call {
+    struct call call;
+    SET_VIRTUAL_DISK_INFO info;
+};
+
+/* What differs between the versions, as it was given. */
+struct set_members {
+    PyObject *version;
+    PyObject *parent_file_path;
+    PyObject *unique_identifier;
+    PyObject *child_depth;
+    PyObject *vhd_physical_sector_size;
+    PyObject *virtual_disk_id;
+    int change_tracking_enabled;
+    PyObject *linkage_id;
+};
+
+/* The same, converted. */
+struct set_values {
+    PCWSTR parent_file_path;
+    GUID unique_identifier;
+    DWORD child_depth;
+    DWORD vhd_physical_sector_size;
+    GUID virtual_disk_id;
+    GUID linkage_id;
+};
+
+/* All are checked, also those that the version lacks. */
+static int
+convert_set(const struct set_members *members, struct memory *memory,
+            struct set_values *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->child_depth = 1;
+    if (virtdisk_convert_optional_text(members->parent_file_path,
+                                       "parent_file_path", memory,
+                                       &out->parent_file_path) < 0 ||
+        virtdisk_convert_optional_guid(members->unique_identifier,
+                                       "unique_identifier",
+                                       &out->unique_identifier) < 0 ||
+        virtdisk_convert_dword(members->child_depth, "child_depth",
+                               &out->child_depth) < 0 ||
+        virtdisk_convert_dword(members->vhd_physical_sector_size,
+                               "vhd_physical_sector_size",
+                               &out->vhd_physical_sector_size) < 0 ||
+        virtdisk_convert_optional_guid(members->virtual_disk_id,
+                                       "virtual_disk_id",
+                                       &out->virtual_disk_id) < 0) {
+        return -1;
+    }
+    return virtdisk_convert_optional_guid(members->linkage_id, "linkage_id",
+                                          &out->linkage_id);
+}
+
+static int
+require_path(const struct set_members *members, DWORD version)
+{
+    return virtdisk_require(members->parent_file_path, "parent_file_path",
+                            version);
+}
+
+/* Fills the member of the version; what it needs must have been given. */
+static int
+fill_set(SET_VIRTUAL_DISK_INFO *info, const struct set_members *members,
+         const struct set_values *values)
+{
+    switch (info->Version) {
+    case SET_VIRTUAL_DISK_INFO_PARENT_PATH:
+        info->ParentFilePath = values->parent_file_path;
+        return require_path(members, info->Version);
+    case SET_VIRTUAL_DISK_INFO_IDENTIFIER:
+        info->UniqueIdentifier = values->unique_identifier;
+        return virtdisk_require(members->unique_identifier,
+                                "unique_identifier", info->Version);
+    case SET_VIRTUAL_DISK_INFO_PARENT_PATH_WITH_DEPTH:
+        info->ParentPathWithDepthInfo.ChildDepth = values->child_depth;
+        info->ParentPathWithDepthInfo.ParentFilePath =
+            values->parent_file_path;
+        return require_path(members, info->Version);
+    case SET_VIRTUAL_DISK_INFO_PHYSICAL_SECTOR_SIZE:
+        info->VhdPhysicalSectorSize = values->vhd_physical_sector_size;
+        return 0;
+    case SET_VIRTUAL_DISK_INFO_VIRTUAL_DISK_ID:
+        info->VirtualDiskId = values->virtual_disk_id;
+        return virtdisk_require(members->virtual_disk_id, "virtual_disk_id",
+                                info->Version);
+    case SET_VIRTUAL_DISK_INFO_CHANGE_TRACKING_STATE:
+        info->ChangeTrackingEnabled = members->change_tracking_enabled;
+        return 0;
+    default:
+        info->ParentLocator.LinkageId = values->linkage_id;
+        info->ParentLocator.ParentFilePath = values->parent_file_path;
+        if (require_path(members, info->Version) < 0) {
+            return -1;
+        }
+        return virtdisk_require(members->linkage_id, "linkage_id",
+                                info->Version);
+    }
+}
+
+static int
+parse_set(struct set_call *set, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"handle",           "version",
+                               "parent_file_path", "unique_identifier",
+                               "child_depth",      "vhd_physical_sector_size",
+                               "virtual_disk_id",  "change_tracking_enabled",
+                               "linkage_id",       NULL};
+    struct set_members members;
+    struct set_values values;
+    PyObject *handle = NULL;
+    DWORD version = 0;
+    memset(&members, 0, sizeof(members));
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "OO|$OOOOOpO:SetVirtualDiskInformation", keywords,
+            &handle, &members.version, &members.parent_file_path,
+            &members.unique_identifier, &members.child_depth,
+            &members.vhd_physical_sector_size, &members.virtual_disk_id,
+            &members.change_tracking_enabled, &members.linkage_id) ||
+        virtdisk_parse_call(&set->call, handle, NULL, NULL) < 0 ||
+        virtdisk_convert_version(members.version,
+                                 SET_VIRTUAL_DISK_INFO_PARENT_LOCATOR,
+                                 &version) < 0 ||
+        convert_set(&members, &set->call.memory, &values) < 0) {
+        return -1;
+    }
+    set->info.Version = (SET_VIRTUAL_DISK_INFO_VERSION)version;
+    return fill_set(&set->info, &members, &values);
+}
+
+static DWORD
+run_set(const struct call *call, HANDLE value, OVERLAPPED *overlapped)
+{
+    SET_VIRTUAL_DISK_INFO info = ((const struct set_call *)call)->info;
+    (void)overlapped;
+    return SetVirtualDiskInformation(value, &info);
+}
+
+PyDoc_STRVAR(
+    set_doc,
+    "SetVirtualDiskInformation($module, /, handle, version, *,\n"
+    "                          parent_file_path=None,\n"
+    "                          unique_identifier=None, child_depth=1,\n"
+    "                          vhd_physical_sector_size=0,\n"
+    "                          virtual_disk_id=None,\n"
+    "                          change_tracking_enabled=False,\n"
+    "                          linkage_id=None)\n--\n\n"
+    "Set one kind of information about a virtual disk.\n"
+    "\n"
+    "Args:\n"
+    "    handle: A Handle of OpenVirtualDisk.\n"
+    "    version: Which information, SET_VIRTUAL_DISK_INFO_*.  Members that\n"
+    "        it lacks are not passed.\n"
+    "    parent_file_path: PARENT_PATH, PARENT_PATH_WITH_DEPTH and\n"
+    "        PARENT_LOCATOR: where the parent is.\n"
+    "    unique_identifier: IDENTIFIER, 16 bytes as in uuid.UUID.bytes_le.\n"
+    "    child_depth: PARENT_PATH_WITH_DEPTH: the disk of the chain to set\n"
+    "        it for, 1 the leaf.\n"
+    "    vhd_physical_sector_size: PHYSICAL_SECTOR_SIZE, in bytes.\n"
+    "    virtual_disk_id: VIRTUAL_DISK_ID, 16 bytes.\n"
+    "    change_tracking_enabled: CHANGE_TRACKING_STATE.\n"
+    "    linkage_id: PARENT_LOCATOR, 16 bytes.\n"
+    "\n"
+    "Raises:\n"
+    "    TypeError, ValueError, OverflowError: An argument does not fit or "
+    "is\n"
+    "        missing, or the handle is closed; nothing was called.\n"
+    "    VirtualDiskError: The code of the function, for example winerror 5\n"
+    "        (no rights), 32 (in use), 50 (not in this format), 87 (refused\n"
+    "        arguments) or 0xC03A001B (not for a disk of this type).\n"
+    "\n"
+    "Raises the audit event virtdisk.SetVirtualDiskInformation with the path\n"
+    "and version.\n"
+    "\n"
+    "Source: SetVirtualDiskInformation, SET_VIRTUAL_DISK_INFO.");
+
+static PyObject *
+set_information(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    struct set_call set = {.call = {.state = virtdisk_module_state(module),
+                                    .function = "SetVirtualDiskInformation"}};
+    struct call *call = &set.call;
+    int result = -1;
+    if (parse_set(&set, args, kwargs) == 0 &&
+        virtdisk_may_call(call->state, call->function) &&
+        virtdisk_audit(call->state,
+                       Py_BuildValue("sOk",
+                                     "virtdisk.SetVirtualDiskInformation",
+                                     call->handle->path,
+                                     (unsigned long)set.info.Version)) == 0) {
+        result = virtdisk_call(call, run_set, NULL);
+    }
+    return virtdisk_finish(call, result);
+}
+
 static PyMethodDef methods[] = {
+    {"SetVirtualDiskInformation", WITH_KEYWORDS(set_information), set_doc},
     {"GetVirtualDiskInformation", WITH_KEYWORDS(get_information),
      information_doc},
     {NULL, NULL, 0, NULL},

@@ -1,6 +1,6 @@
 /*
  * What changes an image as a whole and may take long: CompactVirtualDisk,
- * ExpandVirtualDisk, ResizeVirtualDisk, and
+ * MergeVirtualDisk, ExpandVirtualDisk, ResizeVirtualDisk, and
  * GetVirtualDiskOperationProgress.
  */
 #include "_virtdisk.h"
@@ -96,6 +96,123 @@ compact_virtual_disk(PyObject *module, PyObject *args, PyObject *kwargs)
     }
     return run_operation(&call, run_compact,
                          Py_BuildValue("sOk", "virtdisk.CompactVirtualDisk",
+                                       call.handle->path,
+                                       (unsigned long)call.flags));
+}
+
+/* ------------------------------------------------------------------------
+ * MergeVirtualDisk
+ */
+
+/* What differs between the versions of the parameters, as it was given. */
+struct merge_members {
+    PyObject *version;
+    PyObject *merge_depth;
+    PyObject *merge_source_depth;
+    PyObject *merge_target_depth;
+};
+
+static int
+make_merge_parameters(struct call *call, const struct merge_members *members)
+{
+    DWORD version = MERGE_VIRTUAL_DISK_VERSION_1;
+    DWORD depth = MERGE_VIRTUAL_DISK_DEFAULT_MERGE_DEPTH;
+    DWORD source = 1, target = 2;
+    if (virtdisk_convert_version(members->version,
+                                 MERGE_VIRTUAL_DISK_VERSION_2, &version) < 0 ||
+        virtdisk_convert_dword(members->merge_depth, "merge_depth", &depth) <
+            0 ||
+        virtdisk_convert_dword(members->merge_source_depth,
+                               "merge_source_depth", &source) < 0 ||
+        virtdisk_convert_dword(members->merge_target_depth,
+                               "merge_target_depth", &target) < 0) {
+        return -1;
+    }
+    MERGE_VIRTUAL_DISK_PARAMETERS *parameters =
+        virtdisk_memory_new(&call->memory, sizeof(*parameters));
+    if (parameters == NULL) {
+        return -1;
+    }
+    parameters->Version = (MERGE_VIRTUAL_DISK_VERSION)version;
+    if (version == MERGE_VIRTUAL_DISK_VERSION_1) {
+        parameters->Version1.MergeDepth = depth;
+    }
+    else {
+        parameters->Version2.MergeSourceDepth = source;
+        parameters->Version2.MergeTargetDepth = target;
+    }
+    call->parameters = parameters;
+    return 0;
+}
+
+static DWORD
+run_merge(const struct call *call, HANDLE value, OVERLAPPED *overlapped)
+{
+    return MergeVirtualDisk(value, (MERGE_VIRTUAL_DISK_FLAG)call->flags,
+                            (PMERGE_VIRTUAL_DISK_PARAMETERS)call->parameters,
+                            overlapped);
+}
+
+PyDoc_STRVAR(
+    merge_doc,
+    "MergeVirtualDisk($module, /, handle, *, flags=0, version=1,\n"
+    "                 merge_depth=1, merge_source_depth=1,\n"
+    "                 merge_target_depth=2, overlapped=None)\n--\n\n"
+    "Write what differencing disks hold into a disk further up the chain.\n"
+    "\n"
+    "The merged files are not deleted, and are worth nothing afterwards.\n"
+    "\n"
+    "Args:\n"
+    "    handle: A Handle of OpenVirtualDisk, of the leaf.\n"
+    "    flags: MERGE_VIRTUAL_DISK_FLAG_NONE.\n"
+    "    version: Of MERGE_VIRTUAL_DISK_PARAMETERS, 1 or 2.  Members that a\n"
+    "        version lacks are not passed.\n"
+    "    merge_depth: Version 1: how many disks up the chain the leaf is\n"
+    "        merged; the handle was opened with a greater rw_depth.\n"
+    "    merge_source_depth: Version 2: the lowest disk to merge, 1 the "
+    "leaf.\n"
+    "    merge_target_depth: Version 2: the disk that takes it all.\n"
+    "    overlapped: Return at once and let this Overlapped tell the end.\n"
+    "\n"
+    "Raises:\n"
+    "    TypeError, ValueError, OverflowError: An argument does not fit, the\n"
+    "        handle is closed or the Overlapped in use; nothing was called.\n"
+    "    VirtualDiskError: The code of the function, for example winerror 5\n"
+    "        (no rights), 32 (in use), 87 (refused arguments) or 0xC03A001B\n"
+    "        (not for a disk of this type).\n"
+    "\n"
+    "Raises the audit event virtdisk.MergeVirtualDisk with the path and\n"
+    "flags.\n"
+    "\n"
+    "Source: MergeVirtualDisk, MERGE_VIRTUAL_DISK_PARAMETERS.");
+
+static PyObject *
+merge_virtual_disk(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"handle",
+                               "flags",
+                               "version",
+                               "merge_depth",
+                               "merge_source_depth",
+                               "merge_target_depth",
+                               "overlapped",
+                               NULL};
+    struct merge_members members = {NULL, NULL, NULL, NULL};
+    PyObject *handle = NULL, *flags = NULL, *overlapped = NULL;
+    struct call call = {.state = virtdisk_module_state(module),
+                        .function = "MergeVirtualDisk"};
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "O|$OOOOOO:MergeVirtualDisk", keywords, &handle,
+            &flags, &members.version, &members.merge_depth,
+            &members.merge_source_depth, &members.merge_target_depth,
+            &overlapped) ||
+        virtdisk_parse_call(&call, handle, flags, overlapped) < 0 ||
+        make_merge_parameters(&call, &members) < 0 ||
+        !virtdisk_may_call(call.state, call.function)) {
+        return virtdisk_finish(&call, -1);
+    }
+    return run_operation(&call, run_merge,
+                         Py_BuildValue("sOk", "virtdisk.MergeVirtualDisk",
                                        call.handle->path,
                                        (unsigned long)call.flags));
 }
@@ -329,6 +446,7 @@ static PyMethodDef methods[] = {
     {"GetVirtualDiskOperationProgress", WITH_KEYWORDS(get_progress),
      progress_doc},
     {"CompactVirtualDisk", WITH_KEYWORDS(compact_virtual_disk), compact_doc},
+    {"MergeVirtualDisk", WITH_KEYWORDS(merge_virtual_disk), merge_doc},
     {"ExpandVirtualDisk", WITH_KEYWORDS(expand_virtual_disk), expand_doc},
     {"ResizeVirtualDisk", WITH_KEYWORDS(resize_virtual_disk), resize_doc},
     {NULL, NULL, 0, NULL},

@@ -108,8 +108,35 @@ FUNCTIONS: dict[str, tuple[str, dict[str, object]]] = {
     "GetAllAttachedVirtualDiskPhysicalPaths": ("", {}),
     "GetStorageDependencyInformation": ("path", {"flags": 0, "version": 2}),
     "GetVirtualDiskInformation": ("handle version", {}),
+    "SetVirtualDiskInformation": (
+        "handle version",
+        {
+            "parent_file_path": None,
+            "unique_identifier": None,
+            "child_depth": 1,
+            "vhd_physical_sector_size": 0,
+            "virtual_disk_id": None,
+            "change_tracking_enabled": False,
+            "linkage_id": None,
+        },
+    ),
+    "EnumerateVirtualDiskMetadata": ("handle", {}),
+    "GetVirtualDiskMetadata": ("handle item", {}),
+    "SetVirtualDiskMetadata": ("handle item metadata", {}),
+    "DeleteVirtualDiskMetadata": ("handle item", {}),
     "GetVirtualDiskOperationProgress": ("handle overlapped", {}),
     "CompactVirtualDisk": ("handle", {"flags": 0, "version": 1, "overlapped": None}),
+    "MergeVirtualDisk": (
+        "handle",
+        {
+            "flags": 0,
+            "version": 1,
+            "merge_depth": 1,
+            "merge_source_depth": 1,
+            "merge_target_depth": 2,
+            "overlapped": None,
+        },
+    ),
     "ExpandVirtualDisk": (
         "handle new_size",
         {"flags": 0, "version": 1, "overlapped": None},
@@ -156,6 +183,10 @@ FUNCTIONS: dict[str, tuple[str, dict[str, object]]] = {
 # What comes after the first argument where more must be given.
 REST: dict[str, tuple[object, ...]] = {
     "GetVirtualDiskInformation": (1,),
+    "SetVirtualDiskInformation": (6,),
+    "GetVirtualDiskMetadata": (GUID,),
+    "SetVirtualDiskMetadata": (GUID, b""),
+    "DeleteVirtualDiskMetadata": (GUID,),
     "GetVirtualDiskOperationProgress": (IDLE,),
     "ExpandVirtualDisk": (1 << 30,),
     "ResizeVirtualDisk": (1 << 30,),
@@ -168,8 +199,6 @@ REST: dict[str, tuple[object, ...]] = {
     "RawSCSIVirtualDisk": (bytes(6),),
     "ForkVirtualDisk": ("fork", IDLE),
 }
-
-
 # The keywords without which these arguments make no sense.
 NEEDED: dict[str, dict[str, object]] = {"ModifyVhdSet": {"snapshot_id": GUID}}
 
