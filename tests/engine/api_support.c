@@ -177,6 +177,81 @@ open_iso(const char *path)
     return handle;
 }
 
+void
+make_image(const char *path, unsigned device_id, const char *parent)
+{
+    VIRTUAL_STORAGE_TYPE type = {.DeviceId = device_id};
+    CREATE_VIRTUAL_DISK_PARAMETERS parameters = {
+        .Version = CREATE_VIRTUAL_DISK_VERSION_2,
+    };
+    HANDLE handle = NULL;
+    parameters.Version2.MaximumSize = parent == NULL ? SMALL_BYTES : 0;
+    parameters.Version2.ParentPath = parent == NULL ? NULL : wide(parent);
+    if (device_id == VIRTUAL_STORAGE_TYPE_DEVICE_VHDX) {
+        parameters.Version2.BlockSizeInBytes = 1 << 20;
+    }
+    unlink(path);
+    CHECK_OK(CreateVirtualDisk(&type, wide(path), VIRTUAL_DISK_ACCESS_NONE,
+                               NULL, CREATE_VIRTUAL_DISK_FLAG_NONE, 0,
+                               &parameters, NULL, &handle));
+    close_handle(handle);
+}
+
+static DWORD
+move_sectors(HANDLE handle, bool write, uint32_t sector, uint8_t *data,
+             uint32_t sectors)
+{
+    uint8_t cdb[10] = {write ? 0x2A : 0x28};
+    put_be32(cdb + 2, sector);
+    cdb[7] = (uint8_t)(sectors >> 8);
+    cdb[8] = (uint8_t)sectors;
+    RAW_SCSI_VIRTUAL_DISK_RESPONSE response = {.Version = 0};
+    RAW_SCSI_VIRTUAL_DISK_PARAMETERS parameters = {
+        .Version = RAW_SCSI_VIRTUAL_DISK_VERSION_1,
+        .Version1 =
+            {
+                .DataIn = !write,
+                .CdbLength = sizeof(cdb),
+                .DataTransferLength = sectors * 512,
+                .DataBuffer = data,
+                .Cdb = cdb,
+            },
+    };
+    DWORD error = RawSCSIVirtualDisk(handle, &parameters, 0, &response);
+    CHECK_EQ(0, response.Version1.ScsiStatus);
+    return error;
+}
+
+void
+write_byte(const char *path, uint32_t sector, uint32_t sectors, uint8_t byte)
+{
+    uint8_t *data = malloc((size_t)sectors * 512);
+    HANDLE handle = open_all(path);
+    if (data == NULL) {
+        check_broken("memory for sectors");
+    }
+    memset(data, byte, (size_t)sectors * 512);
+    CHECK_OK(attach(handle, ATTACH_VIRTUAL_DISK_FLAG_NO_LOCAL_HOST));
+    CHECK_OK(move_sectors(handle, true, sector, data, sectors));
+    CHECK_OK(detach(handle));
+    close_handle(handle);
+    free(data);
+}
+
+unsigned
+read_byte(const char *path, uint32_t sector)
+{
+    uint8_t data[512] = {0};
+    HANDLE handle = NULL;
+    CHECK_OK(open_2(path, false, true, &handle));
+    CHECK_OK(attach(handle, ATTACH_VIRTUAL_DISK_FLAG_NO_LOCAL_HOST |
+                                ATTACH_VIRTUAL_DISK_FLAG_READ_ONLY));
+    CHECK_OK(move_sectors(handle, false, sector, data, 1));
+    close_handle(handle);
+    CHECK(memcmp(data, data + 1, sizeof(data) - 1) == 0);
+    return data[0];
+}
+
 DWORD
 attach(HANDLE handle, unsigned flags)
 {

@@ -37,6 +37,17 @@ const char *narrow(const char16_t *text);
 
 DWORD open_1(const char *path, unsigned mask, unsigned depth, HANDLE *out);
 DWORD open_2(const char *path, bool info_only, bool read_only, HANDLE *out);
+/* A new dynamic image of SMALL_BYTES, or the child of an image; of the format
+ * with this device id. */
+#define SMALL_BYTES ((uint64_t)8 << 20)
+void make_image(const char *path, unsigned device_id, const char *parent);
+
+/* Writes one byte all over sectors of a detached image, through a handle of
+ * its own; and reads a sector, which has to be all one byte: that byte. */
+void write_byte(const char *path, uint32_t sector, uint32_t sectors,
+                uint8_t byte);
+unsigned read_byte(const char *path, uint32_t sector);
+
 /* A handle with all rights. */
 HANDLE open_all(const char *path);
 HANDLE open_iso(const char *path);

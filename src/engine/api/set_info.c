@@ -1,10 +1,11 @@
 /*
  * SetVirtualDiskInformation (virtdisk.h): one table, class -> function.
  *
- * The image must not be attached.  A new parent is opened and must fit (the
- * format, the size, no cycle); its identifier is what the child keeps, except
- * that PARENT_LOCATOR says which one it must have.  Only the relative path is
- * written, and a handle that sees its parents then sees the new ones.
+ * The image must not be attached.  A new parent is opened and looked at: it
+ * must be the one that the child was made of, moved or copied.  PARENT_LOCATOR
+ * gives the child another one, of the same kind, whose identifier the caller
+ * has to say.  Only the relative path is written, and a handle that sees its
+ * parents then sees the new ones.
  *
  * Depths count from the leaf, which is at 1.
  */
@@ -108,7 +109,7 @@ set_change_tracking(struct vd_virtual_disk *virtual_disk,
 struct new_parent {
     size_t layer; /* of the child */
     const char *path;
-    const struct vd_guid *identifier; /* NULL: any */
+    const struct vd_guid *identifier; /* NULL: what the child says */
 };
 
 static vd_error

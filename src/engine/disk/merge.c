@@ -56,6 +56,10 @@ vd_merge_check(const struct vd_disk *disk, const struct vd_merge *merge)
         vd_trace(VD_TRACE_DISK, "a %s cannot be merged", format->name);
         return ERROR_NOT_SUPPORTED;
     }
+    if (!vd_disk_complete(disk)) {
+        vd_trace(VD_TRACE_DISK, "opened without its parents");
+        return ERROR_VHD_PARENT_VHD_NOT_FOUND;
+    }
     if (merge->source >= merge->target || merge->target >= disk->layer_count) {
         vd_trace(VD_TRACE_DISK, "no layers %zu to %zu in a chain of %zu",
                  merge->source, merge->target, disk->layer_count);

@@ -99,14 +99,22 @@ check_chain(const struct vd_disk *disk, size_t layers,
     return ERROR_SUCCESS;
 }
 
+/* The parent that the child was made of, or, if the caller says which one
+ * that is by its identifier, one that fits. */
 static vd_error
-check_identifier(const struct vd_guid *wanted, const struct vd_image *parent)
+check_parent(const struct vd_image *child, const struct vd_image *parent,
+             const struct vd_guid *identifier)
 {
-    if (wanted != NULL && !vd_guid_equal(wanted, &parent->info.identifier)) {
-        vd_trace(VD_TRACE_DISK, "the parent has another identifier");
-        return ERROR_VHD_CHILD_PARENT_ID_MISMATCH;
+    if (identifier == NULL) {
+        return child->format->accept_parent(child, parent);
     }
-    return ERROR_SUCCESS;
+    vd_error error = check_kind(child, parent);
+    if (error == ERROR_SUCCESS &&
+        !vd_guid_equal(identifier, &parent->info.identifier)) {
+        vd_trace(VD_TRACE_DISK, "the parent has another identifier");
+        error = ERROR_VHD_CHILD_PARENT_ID_MISMATCH;
+    }
+    return error;
 }
 
 static vd_error
@@ -116,12 +124,9 @@ check_and_relink(struct vd_disk *disk, size_t layer,
 {
     struct vd_layer *child = &disk->layers[layer];
     const struct vd_image *image = vd_disk_leaf(parent);
-    vd_error error = check_kind(child->image, image);
+    vd_error error = check_chain(disk, layer + 1, parent);
     if (error == ERROR_SUCCESS) {
-        error = check_chain(disk, layer + 1, parent);
-    }
-    if (error == ERROR_SUCCESS) {
-        error = check_identifier(identifier, image);
+        error = check_parent(child->image, image, identifier);
     }
     if (error == ERROR_SUCCESS) {
         error = vd_image_lock_test(vd_disk_fd(parent), VD_LOCK_PARENT);

@@ -24,7 +24,8 @@ vd_error vd_relink_layer(struct vd_layer *child, const struct vd_layer *parent,
 
 /*
  * The same for layer `layer` of a disk, open for changes, and the image at
- * path.  identifier: what that image must have as its own; NULL: any.
+ * path, which must be what the layer was made of; or, if `identifier` is not
+ * NULL, an image that fits and has this identifier.
  * ERROR_VHD_INVALID_TYPE (the layer has no parent, or the image is of another
  * format), ERROR_VHD_CHILD_PARENT_ID_MISMATCH, _SIZE_MISMATCH,
  * ERROR_VHD_DIFFERENCING_CHAIN_CYCLE_DETECTED, ERROR_SHARING_VIOLATION
