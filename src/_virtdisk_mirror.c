@@ -51,6 +51,115 @@ parse_handle(struct call *call, PyObject *args, PyObject *kwargs,
 }
 
 /* ------------------------------------------------------------------------
+ * MirrorVirtualDisk, BreakMirrorVirtualDisk
+ */
+
+static DWORD
+run_mirror(const struct call *call, HANDLE value, OVERLAPPED *overlapped)
+{
+    return MirrorVirtualDisk(value, (MIRROR_VIRTUAL_DISK_FLAG)call->flags,
+                             (PMIRROR_VIRTUAL_DISK_PARAMETERS)call->parameters,
+                             overlapped);
+}
+
+PyDoc_STRVAR(
+    mirror_doc,
+    "MirrorVirtualDisk($module, /, handle, path, overlapped, *, flags=0,\n"
+    "                  version=1)\n--\n\n"
+    "Copy a disk to another file, and keep both equal from then on.\n"
+    "\n"
+    "The operation stays pending when the two are equal (CurrentValue is\n"
+    "CompletionValue then): BreakMirrorVirtualDisk goes over to the new\n"
+    "file, Overlapped.cancel() gives it up.\n"
+    "\n"
+    "Args:\n"
+    "    handle: A Handle of OpenVirtualDisk, opened with version 2.\n"
+    "    path: The other file.\n"
+    "    overlapped: The Overlapped that tells of the operation.\n"
+    "    flags: MIRROR_VIRTUAL_DISK_FLAG_* bits.\n"
+    "    version: Of MIRROR_VIRTUAL_DISK_PARAMETERS, 1.\n"
+    "\n"
+    "Raises:\n"
+    "    TypeError, ValueError, OverflowError: An argument does not fit, the\n"
+    "        handle is closed or the Overlapped in use; nothing was called.\n"
+    "    VirtualDiskError: The code of the function, for example winerror 5\n"
+    "        (no rights), 80 (path exists) or 87 (refused arguments).\n"
+    "\n"
+    "Raises the audit event virtdisk.MirrorVirtualDisk with the path of the\n"
+    "handle, flags and path.\n"
+    "\n"
+    "Source: MirrorVirtualDisk, MIRROR_VIRTUAL_DISK_PARAMETERS.");
+
+static PyObject *
+mirror_virtual_disk(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    struct other_file other = {NULL, NULL};
+    struct call call = {.state = virtdisk_module_state(module),
+                        .function = "MirrorVirtualDisk"};
+    if (parse_other_file(&call, args, kwargs, "OOO|$OO:MirrorVirtualDisk",
+                         &other) < 0 ||
+        !virtdisk_may_call(call.state, call.function)) {
+        return virtdisk_finish(&call, -1);
+    }
+    MIRROR_VIRTUAL_DISK_PARAMETERS *parameters =
+        virtdisk_memory_new(&call.memory, sizeof(*parameters));
+    if (parameters == NULL ||
+        virtdisk_audit(call.state,
+                       Py_BuildValue("sOkO", "virtdisk.MirrorVirtualDisk",
+                                     call.handle->path,
+                                     (unsigned long)call.flags, other.path)) <
+            0) {
+        return virtdisk_finish(&call, -1);
+    }
+    parameters->Version = MIRROR_VIRTUAL_DISK_VERSION_1;
+    parameters->Version1.MirrorVirtualDiskPath = other.text;
+    call.parameters = parameters;
+    return virtdisk_finish(&call,
+                           virtdisk_call(&call, run_mirror, other.path));
+}
+
+static DWORD
+run_break_mirror(const struct call *call, HANDLE value, OVERLAPPED *overlapped)
+{
+    (void)call;
+    (void)overlapped;
+    return BreakMirrorVirtualDisk(value);
+}
+
+PyDoc_STRVAR(
+    break_mirror_doc,
+    "BreakMirrorVirtualDisk($module, /, handle)\n--\n\n"
+    "Go over to the file that MirrorVirtualDisk has made.\n"
+    "\n"
+    "Args:\n"
+    "    handle: The Handle given to MirrorVirtualDisk.\n"
+    "\n"
+    "Raises:\n"
+    "    TypeError, ValueError: Not a Handle, or a closed one.\n"
+    "    VirtualDiskError: The code of the function, for example winerror\n"
+    "        0xC03A001C (there is no mirror, or it is not equal yet).\n"
+    "\n"
+    "Raises the audit event virtdisk.BreakMirrorVirtualDisk with the path.\n"
+    "\n"
+    "Source: BreakMirrorVirtualDisk.");
+
+static PyObject *
+break_mirror(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    struct call call = {.state = virtdisk_module_state(module),
+                        .function = "BreakMirrorVirtualDisk"};
+    if (parse_handle(&call, args, kwargs, "O:BreakMirrorVirtualDisk") < 0 ||
+        !virtdisk_may_call(call.state, call.function) ||
+        virtdisk_audit(call.state,
+                       Py_BuildValue("sO", "virtdisk.BreakMirrorVirtualDisk",
+                                     call.handle->path)) < 0) {
+        return NULL;
+    }
+    return virtdisk_finish(&call,
+                           virtdisk_call(&call, run_break_mirror, NULL));
+}
+
+/* ------------------------------------------------------------------------
  * ForkVirtualDisk, CompleteForkVirtualDisk
  */
 
@@ -162,6 +271,8 @@ complete_fork(PyObject *module, PyObject *args, PyObject *kwargs)
 }
 
 static PyMethodDef methods[] = {
+    {"MirrorVirtualDisk", WITH_KEYWORDS(mirror_virtual_disk), mirror_doc},
+    {"BreakMirrorVirtualDisk", WITH_KEYWORDS(break_mirror), break_mirror_doc},
     {"ForkVirtualDisk", WITH_KEYWORDS(fork_virtual_disk), fork_doc},
     {"CompleteForkVirtualDisk", WITH_KEYWORDS(complete_fork),
      complete_fork_doc},

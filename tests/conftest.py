@@ -8,11 +8,12 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from binding_double import built, double
 from engine_build import disk_build, engine_build, thread_build
 from support import LINUX, ROOT, loops_of
 
 # Fixtures are found in here.
-__all__ = ["disk_build", "engine_build", "thread_build"]
+__all__ = ["built", "disk_build", "double", "engine_build", "thread_build"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

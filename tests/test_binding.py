@@ -145,6 +145,8 @@ FUNCTIONS: dict[str, tuple[str, dict[str, object]]] = {
         "handle new_size",
         {"flags": 0, "version": 1, "overlapped": None},
     ),
+    "MirrorVirtualDisk": ("handle path overlapped", {"flags": 0, "version": 1}),
+    "BreakMirrorVirtualDisk": ("handle", {}),
     "AddVirtualDiskParent": ("handle path", {}),
     "QueryChangesVirtualDisk": (
         "handle change_tracking_id byte_offset byte_length",
@@ -190,6 +192,7 @@ REST: dict[str, tuple[object, ...]] = {
     "GetVirtualDiskOperationProgress": (IDLE,),
     "ExpandVirtualDisk": (1 << 30,),
     "ResizeVirtualDisk": (1 << 30,),
+    "MirrorVirtualDisk": ("mirror", IDLE),
     "AddVirtualDiskParent": ("parent",),
     "QueryChangesVirtualDisk": ("id", 0, 1),
     "TakeSnapshotVhdSet": (GUID,),
@@ -264,8 +267,12 @@ def test_docstring(name: str, text: str) -> None:
     assert re.search(r"^Raises:$", text, re.MULTILINE), name
     assert "VirtualDiskError: The code of" in " ".join(text.split())
     assert re.search(r"^Source: \w+", text, re.MULTILINE), name
-    returns = {"OpenVirtualDisk", "Overlapped.wait", "Overlapped.progress"}
-    returns.add("RawSCSIVirtualDisk")
+    returns = {
+        *("OpenVirtualDisk", "CreateVirtualDisk", "GetVirtualDiskOperationProgress"),
+        *("GetStorageDependencyInformation", "EnumerateVirtualDiskMetadata"),
+        *("GetVirtualDiskMetadata", "QueryChangesVirtualDisk", "RawSCSIVirtualDisk"),
+        *("Overlapped.wait", "Overlapped.progress"),
+    }
     assert ("Returns:" in text) or name not in returns
     arguments = inspect.signature(eval(f"api.{name}")).parameters  # names of ours
     for argument in arguments:
@@ -274,8 +281,11 @@ def test_docstring(name: str, text: str) -> None:
 
 
 def test_sizes_and_offsets_say_their_unit() -> None:
-    sized = "AttachVirtualDisk", "GetVirtualDiskInformation", "RawSCSIVirtualDisk"
-    for name in sized:
+    for name in (
+        *("CreateVirtualDisk", "AttachVirtualDisk", "GetVirtualDiskInformation"),
+        *("SetVirtualDiskInformation", "ExpandVirtualDisk", "ResizeVirtualDisk"),
+        *("QueryChangesVirtualDisk", "RawSCSIVirtualDisk"),
+    ):
         assert "byte" in getattr(api, name).__doc__
 
 
@@ -304,21 +314,50 @@ def test_stub_is_that_of_the_module(tmp_path: pathlib.Path) -> None:
 
 # Arguments: refused before any call.
 
+FLAGS = {"flags": 32}
 INTEGERS = {
-    "OpenVirtualDisk": {
+    "OpenVirtualDisk": {"device_id": 32, "access_mask": 32, **FLAGS, "rw_depth": 32},
+    "CreateVirtualDisk": {
         "device_id": 32,
         "access_mask": 32,
-        "flags": 32,
-        "rw_depth": 32,
+        **FLAGS,
+        "provider_specific_flags": 32,
+        "maximum_size": 64,
+        "block_size_in_bytes": 32,
+        "sector_size_in_bytes": 32,
+        "physical_sector_size_in_bytes": 32,
+        "open_flags": 32,
+        "parent_device_id": 32,
+        "source_device_id": 32,
+        "backing_device_id": 32,
+        "data_alignment": 64,
     },
     "AttachVirtualDisk": {
-        "flags": 32,
+        **FLAGS,
         "provider_specific_flags": 32,
         "restricted_offset": 64,
         "restricted_length": 64,
     },
-    "DetachVirtualDisk": {"flags": 32, "provider_specific_flags": 32},
-    "RawSCSIVirtualDisk": {"sense_length": 8, "srb_flags": 32, "flags": 32},
+    "DetachVirtualDisk": {**FLAGS, "provider_specific_flags": 32},
+    "GetStorageDependencyInformation": FLAGS,
+    "SetVirtualDiskInformation": {"child_depth": 32, "vhd_physical_sector_size": 32},
+    "CompactVirtualDisk": FLAGS,
+    "MergeVirtualDisk": {
+        **FLAGS,
+        "merge_depth": 32,
+        "merge_source_depth": 32,
+        "merge_target_depth": 32,
+    },
+    "ExpandVirtualDisk": FLAGS,
+    "ResizeVirtualDisk": FLAGS,
+    "MirrorVirtualDisk": FLAGS,
+    "QueryChangesVirtualDisk": {**FLAGS, "range_count": 32},
+    "TakeSnapshotVhdSet": FLAGS,
+    "DeleteSnapshotVhdSet": FLAGS,
+    "ModifyVhdSet": FLAGS,
+    "ApplySnapshotVhdSet": FLAGS,
+    "RawSCSIVirtualDisk": {"sense_length": 8, "srb_flags": 32, **FLAGS},
+    "ForkVirtualDisk": FLAGS,
 }
 INTEGER_CASES = [
     (function, name, bits)
@@ -385,19 +424,35 @@ def test_information_version(handle: api.Handle) -> None:
         call("GetVirtualDiskInformation", handle, None)
 
 
-GUIDS = ["vendor_id", "resiliency_guid", "snapshot_id"]
+GUIDS = [
+    ("OpenVirtualDisk", "vendor_id"),
+    ("OpenVirtualDisk", "resiliency_guid"),
+    ("OpenVirtualDisk", "snapshot_id"),
+    ("CreateVirtualDisk", "vendor_id"),
+    ("CreateVirtualDisk", "unique_id"),
+    ("CreateVirtualDisk", "parent_vendor_id"),
+    ("CreateVirtualDisk", "source_vendor_id"),
+    ("CreateVirtualDisk", "resiliency_guid"),
+    ("CreateVirtualDisk", "backing_vendor_id"),
+    ("CreateVirtualDisk", "pmem_address_abstraction_type"),
+    ("SetVirtualDiskInformation", "unique_identifier"),
+    ("SetVirtualDiskInformation", "virtual_disk_id"),
+    ("SetVirtualDiskInformation", "linkage_id"),
+    ("ModifyVhdSet", "snapshot_id"),
+]
 
 
-@pytest.mark.parametrize("name", GUIDS)
-def test_guid(image: str, name: str) -> None:
+@pytest.mark.parametrize(("function", "name"), GUIDS)
+def test_guid(handle: api.Handle, function: str, name: str) -> None:
+    arguments = subjects(function, handle)
     for buffer in (b"", bytes(15), bytes(17), memoryview(bytes(32))):
         with pytest.raises(ValueError, match=rf"{name} must have 16 bytes, not \d+"):
-            call("OpenVirtualDisk", image, **{name: buffer})
+            call(function, *arguments, **{name: buffer})
     for value in (0, "0" * 16, uuid.UUID(int=0), [0] * 16):
         with pytest.raises(TypeError, match=f"{name} must be a bytes-like object"):
-            call("OpenVirtualDisk", image, **{name: value})
+            call(function, *arguments, **{name: value})
     with pytest.raises(BufferError):
-        call("OpenVirtualDisk", image, **{name: memoryview(bytes(32))[::2]})
+        call(function, *arguments, **{name: memoryview(bytes(32))[::2]})
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
@@ -435,9 +490,13 @@ def test_handle_of_the_wrong_type(function: str) -> None:
             call(function, value, *rest)
 
 
-def test_overlapped_of_the_wrong_type(handle: api.Handle) -> None:
+TAKES_OVERLAPPED = [n for n, (_, names) in FUNCTIONS.items() if "overlapped" in names]
+
+
+@pytest.mark.parametrize("function", TAKES_OVERLAPPED)
+def test_overlapped_of_the_wrong_type(handle: api.Handle, function: str) -> None:
     with pytest.raises(TypeError, match="overlapped must be Overlapped or None"):
-        call("AttachVirtualDisk", handle, overlapped=object())
+        call(function, *subjects(function, handle), overlapped=object())
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -714,32 +773,47 @@ import sys
 events = []
 sys.addaudithook(lambda name, args: events.append((name, args)))
 from virtdisk import _virtdisk as api
-handle = api.OpenVirtualDisk({image!r}, version=1, access_mask=0xD0000, flags=1)
-for call in (
+image, guid = {image!r}, bytes(range(16))
+handle = api.OpenVirtualDisk(image, version=1, access_mask=0xD0000, flags=1)
+idle = api.Overlapped()
+calls = (
+    lambda: api.OpenVirtualDisk(image + ".none", flags=3),
+    lambda: api.CreateVirtualDisk(image, version=1, access_mask=1 << 20, flags=1 << 31),
     lambda: api.AttachVirtualDisk(handle, flags=1 << 31),
     lambda: api.DetachVirtualDisk(handle, flags=7),
+    lambda: api.GetStorageDependencyInformation("/none", flags=2),
+    lambda: api.SetVirtualDiskInformation(handle, 6),
+    lambda: api.SetVirtualDiskMetadata(handle, bytearray(guid), b""),
+    lambda: api.DeleteVirtualDiskMetadata(handle, guid),
+    lambda: api.CompactVirtualDisk(handle, flags=1 << 31),
+    lambda: api.MergeVirtualDisk(handle, flags=1 << 31),
+    lambda: api.ExpandVirtualDisk(handle, 1 << 63, flags=1 << 31),
+    lambda: api.ResizeVirtualDisk(handle, 0, flags=1 << 31),
+    lambda: api.MirrorVirtualDisk(handle, "mirror", idle, flags=1 << 31),
+    lambda: api.BreakMirrorVirtualDisk(handle),
     lambda: api.AddVirtualDiskParent(handle, "parent"),
+    lambda: api.TakeSnapshotVhdSet(handle, guid, flags=1),
+    lambda: api.DeleteSnapshotVhdSet(handle, guid, flags=2),
+    lambda: api.ModifyVhdSet(handle, 2, snapshot_id=guid, flags=3),
+    lambda: api.ApplySnapshotVhdSet(handle, guid, bytes(16), flags=4),
     lambda: api.RawSCSIVirtualDisk(handle, bytearray(6)),
-):
+    lambda: api.ForkVirtualDisk(handle, "fork", idle, flags=5),
+    lambda: api.CompleteForkVirtualDisk(handle),
+)
+del events[:]
+for call in calls:
     try:
         call()
     except OSError:
         pass
 print([event for event in events if event[0].startswith("virtdisk.")])
-del events[:]
 refused = []
 class Refused(Exception): pass
 def refuse(name, args):
     if name.startswith("virtdisk."):
         raise Refused(name)
 sys.addaudithook(refuse)
-for call in (
-    lambda: api.OpenVirtualDisk({image!r} + ".none"),
-    lambda: api.AttachVirtualDisk(handle),
-    lambda: api.DetachVirtualDisk(handle),
-    lambda: api.AddVirtualDiskParent(handle, "parent"),
-    lambda: api.RawSCSIVirtualDisk(handle, bytes(6)),
-):
+for call in calls:
     try:
         call()
     except Refused as error:
@@ -747,10 +821,39 @@ for call in (
 print(refused)
 sys.audit = None
 try:
-    api.OpenVirtualDisk({image!r} + ".none")
+    api.OpenVirtualDisk(image + ".none")
 except Refused:
     print("still")
 """
+
+
+def audited(image: str) -> list[tuple[str, tuple[object, ...]]]:
+    """The events of AUDIT."""
+    top, guid = 1 << 31, bytes(range(16))
+    return [
+        ("virtdisk.OpenVirtualDisk", (f"{image}.none", 0, 3)),
+        ("virtdisk.CreateVirtualDisk", (image, 1 << 20, top)),
+        ("virtdisk.AttachVirtualDisk", (image, top)),
+        ("virtdisk.DetachVirtualDisk", (image, 7)),
+        ("virtdisk.GetStorageDependencyInformation", ("/none", 2)),
+        ("virtdisk.SetVirtualDiskInformation", (image, 6)),
+        ("virtdisk.SetVirtualDiskMetadata", (image, guid)),
+        ("virtdisk.DeleteVirtualDiskMetadata", (image, guid)),
+        ("virtdisk.CompactVirtualDisk", (image, top)),
+        ("virtdisk.MergeVirtualDisk", (image, top)),
+        ("virtdisk.ExpandVirtualDisk", (image, top, 1 << 63)),
+        ("virtdisk.ResizeVirtualDisk", (image, top, 0)),
+        ("virtdisk.MirrorVirtualDisk", (image, top, "mirror")),
+        ("virtdisk.BreakMirrorVirtualDisk", (image,)),
+        ("virtdisk.AddVirtualDiskParent", (image, "parent")),
+        ("virtdisk.TakeSnapshotVhdSet", (image, 1, guid)),
+        ("virtdisk.DeleteSnapshotVhdSet", (image, 2, guid)),
+        ("virtdisk.ModifyVhdSet", (image, 3, 2)),
+        ("virtdisk.ApplySnapshotVhdSet", (image, 4, guid)),
+        ("virtdisk.RawSCSIVirtualDisk", (image, bytes(6))),
+        ("virtdisk.ForkVirtualDisk", (image, 5, "fork")),
+        ("virtdisk.CompleteForkVirtualDisk", (image,)),
+    ]
 
 
 def run(program: str) -> str:
@@ -768,15 +871,16 @@ def run(program: str) -> str:
 
 def test_audit_events(image: str) -> None:
     first, second, third = run(AUDIT.format(image=image)).splitlines()
-    assert eval(first) == [
-        ("virtdisk.OpenVirtualDisk", (image, 0xD0000, 1)),
-        ("virtdisk.AttachVirtualDisk", (image, 1 << 31)),
-        ("virtdisk.DetachVirtualDisk", (image, 7)),
-        ("virtdisk.AddVirtualDiskParent", (image, "parent")),
-        ("virtdisk.RawSCSIVirtualDisk", (image, bytes(6))),
-    ]
-    assert eval(second) == [name for name, _ in eval(first)]
+    expected = audited(image)
+    assert eval(first) == expected
+    assert eval(second) == [name for name, _ in expected]
     assert third == "still"
+    only_asks = [
+        name for name in FUNCTIONS if name.startswith(("Get", "Enumerate", "Query"))
+    ]
+    only_asks.remove("GetStorageDependencyInformation")  # opens a path
+    names = {name.removeprefix("virtdisk.") for name, _ in expected}
+    assert names == set(FUNCTIONS) - set(only_asks)
 
 
 # Other interpreters.
@@ -903,6 +1007,19 @@ def leak_cases(handle: api.Handle) -> dict[str, Callable[[], object]]:
         "SCSI, refused": lambda: api.RawSCSIVirtualDisk(
             handle, bytearray(6), data_out=bytearray(512), version=2
         ),
+        "create, fails": lambda: api.CreateVirtualDisk(
+            path, maximum_size=4 << 20, security_descriptor=FULL
+        ),
+        "create, refused": lambda: api.CreateVirtualDisk(
+            path, parent_path="p", source_path="s", version=5
+        ),
+        "create, overlapped, fails": lambda: api.CreateVirtualDisk(
+            path, maximum_size=4 << 20, overlapped=api.Overlapped()
+        ),
+        "dependency": lambda: api.GetStorageDependencyInformation("/"),
+        "dependency, fails": lambda: api.GetStorageDependencyInformation(path + "x"),
+        "metadata, fails": lambda: api.EnumerateVirtualDiskMetadata(handle),
+        "resize, fails": lambda: api.ResizeVirtualDisk(handle, 1, flags=1 << 31),
         "Overlapped": lambda: api.Overlapped().event,
         "Overlapped, refused": lambda: api.Overlapped().result(),
     }
@@ -912,7 +1029,9 @@ LEAK_NAMES = [
     "open", "open, fails", "open, refused", "attach, fails", "attach, bad SDDL",
     "attach, refused", "attach, overlapped, fails", "detach, fails", "path, fails",
     "all paths", "information", "information, fails", "parent, fails",
-    "SCSI, fails", "SCSI, refused", "Overlapped", "Overlapped, refused",
+    "SCSI, fails", "SCSI, refused", "create, fails", "create, refused",
+    "create, overlapped, fails", "dependency", "dependency, fails", "metadata, fails",
+    "resize, fails", "Overlapped", "Overlapped, refused",
 ]  # fmt: skip
 
 

@@ -172,6 +172,12 @@ static uint32_t output_growth; /* added at every refusal of a buffer */
 static uint32_t too_small;     /* the code of these refusals */
 static bool cancellable = true;
 static OVERLAPPED *pending;
+static struct {
+    const void *pointer;
+    size_t size;
+    uint8_t bytes[PARAMETER_BYTES];
+} kept[TEXTS + 3]; /* what the last call was given by pointer, and its bytes */
+static size_t kept_count;
 static uint32_t disks_open;
 static uint32_t events_open;
 static _Thread_local DWORD last_error;
@@ -291,6 +297,28 @@ change_event_locked(struct object *event, bool set)
     (void)moved;
     event->set = set;
     pthread_cond_broadcast(&changed);
+}
+
+static void
+keep_locked(const void *pointer, size_t size)
+{
+    kept[kept_count].pointer = pointer;
+    kept[kept_count].size = size;
+    memcpy(kept[kept_count].bytes, pointer, size);
+    kept_count++;
+}
+
+/* Whether what a pending call was given is still there, as it was. */
+EXPORT int
+double_intact(void)
+{
+    pthread_mutex_lock(&lock);
+    bool intact = kept_count > 0;
+    for (size_t i = 0; i < kept_count; i++) {
+        intact &= memcmp(kept[i].pointer, kept[i].bytes, kept[i].size) == 0;
+    }
+    pthread_mutex_unlock(&lock);
+    return intact;
 }
 
 static void
@@ -549,10 +577,12 @@ given_locked(uint32_t flags, const void *parameters, size_t size)
     struct given *out = &double_given;
     pthread_mutex_lock(&lock);
     memset(out, 0, sizeof(*out));
+    kept_count = 0;
     out->flags = flags;
     if (parameters != NULL) {
         out->parameters_size = (uint32_t)size;
         memcpy(out->parameters, parameters, size);
+        keep_locked(parameters, size);
     }
     return out;
 }
@@ -560,8 +590,14 @@ given_locked(uint32_t flags, const void *parameters, size_t size)
 static void
 give_text(struct given *out, PCWSTR text)
 {
-    record_text(out->texts[out->texts_count], text);
+    uint16_t *copy = out->texts[out->texts_count];
+    record_text(copy, text);
     out->texts_count++;
+    size_t units = 0;
+    while (units < PATH_UNITS && copy[units] != 0) {
+        units++;
+    }
+    keep_locked(text, units * sizeof(*copy));
 }
 
 /* Replaces the pointer at an offset into the parameters by its number. */
@@ -616,11 +652,13 @@ CreateVirtualDisk(PVIRTUAL_STORAGE_TYPE type, PCWSTR path,
     struct given *out =
         given_locked((uint32_t)flags, parameters, sizeof(*parameters));
     memcpy(out->storage_type, type, sizeof(*type));
+    keep_locked(type, sizeof(*type));
     out->access_mask = (uint32_t)mask;
     out->provider_specific_flags = provider;
     out->has_descriptor = descriptor != NULL;
     if (descriptor != NULL) {
         memcpy(out->descriptor, descriptor, descriptor_size(descriptor));
+        keep_locked(descriptor, descriptor_size(descriptor));
     }
     give_text(out, path);
     give_create_texts(out, parameters);
@@ -767,8 +805,8 @@ SetVirtualDiskMetadata(HANDLE handle, const GUID *item, ULONG size,
                        const void *content)
 {
     (void)handle;
-    size_t kept = size < PARAMETER_BYTES ? size : PARAMETER_BYTES;
-    struct given *out = given_locked(0, content, kept);
+    size_t shown = size < PARAMETER_BYTES ? size : PARAMETER_BYTES;
+    struct given *out = given_locked(0, content, shown);
     memcpy(out->guid, item, sizeof(*item));
     out->numbers[0] = size;
     return answer(SET_METADATA, out, NULL);
@@ -806,7 +844,9 @@ CreateFileW(LPCWSTR path, DWORD access, DWORD share,
 static void
 relocate(STORAGE_DEPENDENCY_INFO *info)
 {
-    for (ULONG i = 0; i < info->NumberEntries && i < 8; i++) {
+    size_t given =
+        (output_size - sizeof(ULONG)) / sizeof(*info->Version2Entries);
+    for (ULONG i = 0; i < info->NumberEntries && i < given; i++) {
         PWSTR *texts = &info->Version2Entries[i].DependencyDeviceName;
         for (size_t k = 0; k < 4; k++) {
             uintptr_t offset = (uintptr_t)texts[k];
