@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -11,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -27,7 +30,7 @@ from support import (
 )
 
 import virtdisk
-from virtdisk import VirtualDiskError, cli, error_from_code
+from virtdisk import VirtualDiskError, _terminal, cli, error_from_code
 
 PYTHON = [sys.executable, "-P", "-W", "error", "-m", "virtdisk"]
 
@@ -41,6 +44,12 @@ def run(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
         check=False,
         **options,
     )
+
+
+COMMANDS = [
+    *("attach", "detach", "list", "info", "create", "convert", "resize"),
+    *("compact", "merge", "mirror", "chain"),
+]
 
 
 # --- Words ------------------------------------------------------------------
@@ -60,6 +69,25 @@ def run(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
         ["list", "a"],
         ["info"],
         ["info", "a", "--read-only"],
+        ["create"],
+        ["create", "a.vhd", "64 gigs"],
+        ["create", "a.vhd", "1GiB", "--type", "iso"],
+        ["create", "a.vhd", "1GiB", "--subtype", "raw"],
+        ["create", "a.vhd", "1GiB", "--block-size", "0.1B"],
+        ["create", "a.vhd", "1GiB", "--id", "one"],
+        ["convert", "a.vhd"],
+        ["convert", "a.vhd", "b.vhd", "--type", "qcow2"],
+        ["convert", "a.vhd", "b.vhd", "--subtype", "differencing"],
+        ["convert", "a.vhd", "b.vhd", "--source-type", "vhd"],
+        ["resize", "a.vhd"],
+        ["resize", "a.vhd", "1GiB", "--smallest"],
+        ["resize", "a.vhd", "-1"],
+        ["compact"],
+        ["compact", "a", "b"],
+        ["merge"],
+        ["merge", "a", "--target-depth", "x"],
+        ["mirror", "a"],
+        ["chain"],
     ],
 )
 def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +100,16 @@ def test_wrong_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "words", [["attach", ""], ["detach", ""], ["attach", "a", "--range", "0", "0"]]
+    "words",
+    [
+        ["attach", ""],
+        ["detach", ""],
+        ["attach", "a", "--range", "0", "0"],
+        ["create", "", "1GiB"],
+        ["convert", "", "b.vhd"],
+        ["resize", "", "1GiB"],
+        ["chain", ""],
+    ],
 )
 def test_wrong_values(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words) == 2
@@ -93,13 +130,13 @@ def test_help_documents_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> No
         cli.main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for command in ("attach", "detach", "list", "info"):
+    for command in COMMANDS:
         assert re.search(rf"^    {command} ", text, re.MULTILINE)
     for code in ("0", "1", "2", "130"):
         assert re.search(rf"^  {code} +\w", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["attach", "detach", "list", "info"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_speaks_json(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,7 +162,80 @@ def test_every_command_speaks_json(
     ],
 )
 def test_sizes_for_people(size: int, text: str) -> None:
-    assert cli.format_size(size) == text
+    assert _terminal.format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("512", 512),
+        ("512B", 512),
+        ("64GiB", 64 << 30),
+        ("64 gib", 64 << 30),
+        ("64G", 64 << 30),
+        ("64g", 64 << 30),
+        ("64GB", 64 * 10**9),
+        ("1.5TiB", 3 << 39),
+        ("0.5KiB", 512),
+        ("2KB", 2000),
+        ("15EiB", 15 << 60),
+        (" 1M ", 1 << 20),
+    ],
+)
+def test_sizes_of_people(text: str, size: int) -> None:
+    assert _terminal.parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "GiB", "-1", "1.G", ".5G", "1e9", "0x10", "1Gi B", "1ZiB", "16EiB"),
+        *("0.3B", "1,5GiB", "٣", "1 2", "1GiBs", "0.3KB5", "1_000"),
+    ],
+)
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=re.escape(repr(text))):
+        _terminal.parse_size(text)
+
+
+# --- The bar ----------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "19")
+    stream = Terminal()
+    with _terminal.Bar(stream=stream) as bar:
+        for current in (0, 1, 500, 501, 1000):
+            bar(current, 1000)
+    assert stream.getvalue().split("\r") == [
+        "",
+        "[          ]   0 %",
+        "[#####     ]  50 %",
+        "[##########] 100 %",
+        "\x1b[K",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stream", "hidden"), [(io.StringIO(), False), (Terminal(), True)]
+)
+def test_no_bar_elsewhere(stream: io.StringIO, hidden: bool) -> None:
+    with _terminal.Bar(stream=stream, hidden=hidden) as bar:
+        bar(1, 2)
+    assert stream.getvalue() == ""
+
+
+def test_bar_that_was_never_called() -> None:
+    stream = Terminal()
+    with _terminal.Bar(stream=stream):
+        pass
+    assert stream.getvalue() == ""
 
 
 # --- How words become arguments ---------------------------------------------
@@ -187,6 +297,208 @@ def test_words_of_attach(
         signal.signal(signal.SIGTERM, previous)
     assert calls == [("a.vhd", {**DEFAULTS, **changed})]
     assert capsys.readouterr().out == "/dev/loop7\n"
+
+
+# --- Images -----------------------------------------------------------------
+
+
+class Calls:
+    """Notes what the verbs are called with; a disk that is its own answer."""
+
+    path = "/a.vhd"
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, tuple[object, ...], dict[str, object]]] = []
+
+    def note(self, name: str) -> Any:
+        def call(*arguments: object, **options: object) -> Calls:
+            progress = options.pop("progress", None)
+            assert progress is None or isinstance(progress, _terminal.Bar)
+            self.made.append((name, arguments, options))
+            return self
+
+        return call
+
+    def __getattr__(self, name: str) -> Any:
+        return self.note(name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+GUID = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
+NEW: dict[str, object] = {
+    "block_size": None,
+    "sector_size": None,
+    "physical_sector_size": None,
+    "id": None,
+    "storage_type": None,
+}
+CREATE: dict[str, object] = {
+    **NEW,
+    "type": None,
+    "parent": None,
+    "source": None,
+    "security": None,
+}
+CONVERT: dict[str, object] = {**NEW, "type": None, "source_type": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments", "options"),
+    [
+        (["create", "a", "64GiB"], ("a", 64 << 30), CREATE),
+        (
+            ["create", "a", "--parent", "b", "--subtype", "differencing"],
+            ("a", None),
+            {**CREATE, "parent": "b", "type": "differencing"},
+        ),
+        (
+            ["create", "a", "--source", "b", "--type", "vhdx", "--block-size", "1M"],
+            ("a", None),
+            {
+                **CREATE,
+                "source": "b",
+                "storage_type": virtdisk.StorageType.VHDX,
+                "block_size": 1 << 20,
+            },
+        ),
+        (
+            [
+                "create",
+                "a",
+                "1G",
+                "--sector-size",
+                "4KiB",
+                "--id",
+                str(uuid.UUID(int=7)),
+            ],
+            ("a", 1 << 30),
+            {**CREATE, "sector_size": 4096, "id": uuid.UUID(int=7)},
+        ),
+        (
+            ["create", "a", "1G", "--physical-sector-size", "512", "--security", "D:"],
+            ("a", 1 << 30),
+            {**CREATE, "physical_sector_size": 512, "security": "D:"},
+        ),
+        (["convert", "a", "b"], ("a", "b"), CONVERT),
+        (
+            ["convert", "a", "b", "--type", "raw"],
+            ("a", "b"),
+            {**CONVERT, "type": "raw"},
+        ),
+        (
+            ["convert", "a", "b", "--type", "vhd", "--subtype", "fixed"],
+            ("a", "b"),
+            {**CONVERT, "type": "fixed", "storage_type": virtdisk.StorageType.VHD},
+        ),
+        (
+            ["convert", "a", "b", "--source-type", "raw"],
+            ("a", "b"),
+            {**CONVERT, "source_type": "raw"},
+        ),
+    ],
+)
+def test_words_of_new_images(
+    words: list[str],
+    arguments: tuple[object, ...],
+    options: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls = Calls()
+    monkeypatch.setattr(virtdisk, words[0], calls.note(words[0]))
+    assert cli.main(words) == 0
+    assert calls.made == [(words[0], arguments, options)]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments", "options"),
+    [
+        (["resize", "a", "1G"], (1 << 30,), {"smallest": False, "allow_unsafe": False}),
+        (
+            ["resize", "a", "--smallest"],
+            (None,),
+            {"smallest": True, "allow_unsafe": False},
+        ),
+        (
+            ["resize", "a", "1G", "--allow-unsafe"],
+            (1 << 30,),
+            {"smallest": False, "allow_unsafe": True},
+        ),
+        (["merge", "a"], (), {"source_depth": 1, "target_depth": 2}),
+        (
+            ["merge", "a", "--source-depth", "2", "--target-depth", "4"],
+            (),
+            {"source_depth": 2, "target_depth": 4},
+        ),
+        (["mirror", "a", "b"], ("b",), {"existing": False}),
+        (["mirror", "a", "b", "--existing"], ("b",), {"existing": True}),
+    ],
+)
+def test_words_of_verbs(
+    words: list[str],
+    arguments: tuple[object, ...],
+    options: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls = Calls()
+    monkeypatch.setattr(virtdisk, "open", calls.note("open"))
+    monkeypatch.setattr(virtdisk, "chain", lambda _: ())
+    assert cli.main(words) == 0
+    assert calls.made == [("open", ("a",), {}), (words[0], arguments, options)]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ([], {"zero_scan": True, "block_moves": True}),
+        (["--no-zero-scan"], {"zero_scan": False, "block_moves": True}),
+        (["--no-block-moves"], {"zero_scan": True, "block_moves": False}),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_compact_says_by_how_much(
+    words: list[str],
+    options: dict[str, object],
+    as_json: bool,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image = make_vhd(tmp_path / "a.vhd", 4 << 20)
+
+    def compact(**arguments: object) -> None:
+        del arguments["progress"]
+        assert arguments == options
+        os.truncate(image, 1 << 20)
+
+    calls = Calls()
+    calls.path = str(image)
+    monkeypatch.setattr(calls, "compact", compact, raising=False)
+    monkeypatch.setattr(virtdisk, "open", lambda _: calls)
+    assert cli.main(["compact", str(image), *words, *["--json"] * as_json]) == 0
+    out = capsys.readouterr().out
+    if as_json:
+        assert json.loads(out) == {
+            "path": str(image),
+            "physical_size_before": (4 << 20) + 512,
+            "physical_size": 1 << 20,
+        }
+    else:
+        assert out == "4.0 MiB -> 1.0 MiB\n"
+
+
+def test_raw_files_have_no_subtype(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["convert", "a.vhd", "b", "--type", "raw", "--subtype", "fixed"]
+    assert cli.main(words) == 2
+    assert "--subtype" in capsys.readouterr().err
 
 
 # --- Failures ---------------------------------------------------------------
@@ -404,6 +716,103 @@ def test_info_with_a_named_type(tmp_path: pathlib.Path) -> None:
     done = run("info", image, "--type", "iso")
     assert done.returncode == 1
     assert "1392" in done.stderr or "0xC03A" in done.stderr
+
+
+# --- Images, real ones ------------------------------------------------------
+
+
+@pytest.mark.skipif(not LINUX, reason="the engine's behaviour")
+def test_life_of_an_image(tmp_path: pathlib.Path) -> None:
+    """Made, filled, made larger and smaller, converted; each step told in JSON."""
+
+    def answer(*words: object) -> Any:
+        done = run(*words, "--json", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        return json.loads(done.stdout)
+
+    made = answer("create", "a.vhdx", "64MiB", "--block-size", "1MiB")
+    assert made["path"] == str(tmp_path / "a.vhdx")
+    assert (made["virtual_size"], made["block_size"]) == (64 << 20, 1 << 20)
+    assert (made["storage_type"], made["subtype"]) == ("vhdx", "dynamic")
+    assert answer("resize", "a.vhdx", "96M")["virtual_size"] == 96 << 20
+    compacted = answer("compact", "a.vhdx")
+    assert compacted["physical_size"] <= compacted["physical_size_before"]
+    converted = answer("convert", "a.vhdx", "b.raw")
+    assert converted == {
+        "source": str(tmp_path / "a.vhdx"),
+        "path": str(tmp_path / "b.raw"),
+    }
+    assert (tmp_path / "b.raw").stat().st_size == 96 << 20
+    child = answer("create", "c.vhdx", "--parent", "a.vhdx")
+    assert child["parent"]["paths"] == [str(tmp_path / "a.vhdx")]
+    links = answer("chain", "c.vhdx")
+    assert [link["path"] for link in links] == [child["path"], made["path"]]
+    assert [link["error"] for link in links] == [None, None]
+    assert links[1]["info"]["virtual_size"] == 96 << 20
+
+
+@pytest.mark.skipif(not LINUX, reason="the engine's behaviour")
+def test_broken_chain_is_a_failure(tmp_path: pathlib.Path) -> None:
+    for words in (["a.vhdx", "64MiB"], ["b.vhdx", "--parent", "a.vhdx"]):
+        made = run("create", *words, cwd=tmp_path)
+        assert (made.returncode, made.stdout, made.stderr) == (0, "", "")
+    whole = run("chain", "b.vhdx", cwd=tmp_path)
+    assert whole.stdout.splitlines() == [
+        f"{tmp_path}/b.vhdx  (vhdx differencing, 64.0 MiB)",
+        f"{tmp_path}/a.vhdx  (vhdx dynamic, 64.0 MiB)",
+    ]
+    (tmp_path / "a.vhdx").unlink()
+    broken = run("chain", "b.vhdx", cwd=tmp_path)
+    assert broken.returncode == 1
+    assert broken.stdout.splitlines() == whole.stdout.splitlines()[:1]
+    assert broken.stderr.startswith("virtdisk: [ERROR_VHD_PARENT_VHD_NOT_FOUND")
+    told = run("chain", "b.vhdx", "--json", cwd=tmp_path)
+    assert told.returncode == 1
+    (link,) = json.loads(told.stdout)
+    assert link["error"] == json.loads(told.stderr)
+    assert link["error"]["code"] == 0xC03A000D
+
+
+@pytest.mark.skipif(not LINUX, reason="the engine's behaviour")
+def test_failures_have_no_traceback(tmp_path: pathlib.Path) -> None:
+    make_vhd(tmp_path / "a.vhd")
+    make_vhd(tmp_path / "b.vhd")
+    (tmp_path / "c.img").touch()
+    for words, code in (
+        (["create", "b.vhd", "1GiB"], "ERROR_FILE_EXISTS 80"),
+        (["create", "d.vhd", "1GiB", "--parent", "none.vhd"], "ERROR_FILE_NOT_FOUND"),
+        (["convert", "a.vhd", "b.vhd"], "ERROR_FILE_EXISTS 80"),
+        (["convert", "a.vhd", "c.img"], "Errno 17"),
+        (["compact", "a.vhd"], "ERROR_VHD_INVALID_TYPE"),
+        (["resize", "none.vhd", "1G"], "ERROR_FILE_NOT_FOUND"),
+        (["merge", "none.vhd"], "ERROR_FILE_NOT_FOUND"),
+        (["chain", "none.vhd"], "ERROR_FILE_NOT_FOUND"),
+    ):
+        done = run(*words, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (1, ""), done
+        assert code in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not LINUX, reason="needs a terminal of Unix")
+def test_progress_on_a_real_terminal(tmp_path: pathlib.Path) -> None:
+    import pty
+
+    image = make_vhd(tmp_path / "a.vhd", 64 << 20)
+    reading, writing = pty.openpty()
+    try:
+        words = [*PYTHON, "convert", str(image), str(tmp_path / "b.vhdx")]
+        done = subprocess.run(words, stderr=writing, stdout=subprocess.PIPE)
+        os.write(writing, b"over")
+        shown = b""
+        while not shown.endswith(b"over"):
+            shown += os.read(reading, 4096)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"] 100 %" in shown
+    assert shown.endswith(b"\r\x1b[K" + b"over")
 
 
 # --- attach and detach, on real devices -------------------------------------

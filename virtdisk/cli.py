@@ -1,4 +1,4 @@
-"""The command line: ``virtdisk attach|detach|list|info``.
+"""The command line: ``virtdisk attach|detach|list|info|create|…``.
 
 Everything it does, the package does; it turns words into arguments and
 answers into text or JSON.
@@ -6,14 +6,19 @@ answers into text or JSON.
 An image attached from the command line stays attached when the command ends
 (it is permanent), unless ``--wait`` keeps the command in the foreground.
 
-Exit codes: 0 done; 1 the operation failed; 2 wrong usage; 130 interrupted.
-Failures go to standard error: a line that says what happened and a line with
-a remedy, or with ``--json`` one JSON object.
+What takes long shows its progress on a terminal (on standard error, and not
+with ``--json``).  Ctrl-C cancels it, and the command ends when it is over.
 
-JSON output is one object (``list``: one array) on standard output.  Its keys
-are the attributes of ``AttachedImage`` and ``VirtualDiskInfo``; identifiers
-are strings, sizes are bytes, kinds are lower-case words, what does not exist
-is null.  Keys may be added in later versions; none will change its meaning.
+Exit codes: 0 done; 1 the operation failed, or ``chain`` has found a broken
+chain; 2 wrong usage; 130 interrupted.  Failures go to standard error: a line
+that says what happened and a line with a remedy, or with ``--json`` one JSON
+object.
+
+JSON output is one object (``list`` and ``chain``: one array) on standard
+output.  Its keys are the attributes of ``AttachedImage``, ``ChainLink`` and
+``VirtualDiskInfo``; identifiers are strings, sizes are bytes, kinds are
+lower-case words, what does not exist is null.  Keys may be added in later
+versions; none will change its meaning.
 
 Source: the functions of virtdisk.h of the same names.
 """
@@ -21,23 +26,30 @@ Source: the functions of virtdisk.h of the same names.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import enum
 import io
 import json
 import os
 import signal
 import sys
 import time
-import uuid
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import virtdisk
-from virtdisk import StorageType, VirtualDiskError
+from virtdisk import VirtualDiskError
 from virtdisk._arguments import absolute_path
+from virtdisk._grammar import TYPES, build
+from virtdisk._terminal import (
+    Bar,
+    error_object,
+    format_size,
+    plain,
+    print_json,
+    printable,
+    shown,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
@@ -45,73 +57,6 @@ DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
-
-_TYPES: Final = {kind.name.lower(): kind for kind in StorageType if kind}
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-
-_EPILOG: Final = """\
-exit codes:
-  0    done
-  1    the operation failed; standard error says why and what would help
-  2    wrong usage
-  130  interrupted (Ctrl-C)
-"""
-
-
-def format_size(size: int) -> str:
-    """A size for people.
-
-    Args:
-        size: In bytes.
-
-    Returns:
-        ``"64.0 GiB"``; whole bytes below 1 KiB.  Raises nothing.
-
-    Source: IEC 80000-13, binary prefixes.
-    """
-    value, unit = float(size), _UNITS[0]
-    for unit in _UNITS:  # noqa: B007 - used after the loop
-        # What would be shown as 1024.0 is one of the next unit.
-        if value < 1023.95:
-            break
-        value /= 1024
-    return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
-
-
-def _plain(value: object) -> object:
-    """A value as JSON knows it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: _plain(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-        }
-    if isinstance(value, enum.Enum):
-        return value.name.lower()
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(_plain(value), indent=2))
-
-
-def _printable(path: str | None) -> str:
-    """A path for people: undecodable bytes and control characters escaped."""
-    if path is None:
-        return "-"
-    return path if path.isprintable() else ascii(path)
-
-
-def _shown(value: object) -> str:
-    """A value of ``info`` for people."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, enum.Enum):
-        return value.name.lower()
-    return str(value)
 
 
 def _on_terminate(_signal: int, _frame: object) -> None:
@@ -127,9 +72,9 @@ def _sleep() -> None:
 def _show_attached(disk: virtdisk.VirtualDisk, *, as_json: bool) -> None:
     """Says at once where the disk is: a reader of a pipe may wait for it."""
     if as_json:
-        _print_json({"path": disk.path, "physical_path": disk.physical_path})
+        print_json({"path": disk.path, "physical_path": disk.physical_path})
     else:
-        print(_printable(disk.physical_path))
+        print(printable(disk.physical_path))
     sys.stdout.flush()
 
 
@@ -144,7 +89,7 @@ def _attach(arguments: argparse.Namespace) -> int:
         permanent=not arguments.wait,
         security=arguments.security,
         restricted_range=tuple(arguments.range) if arguments.range else None,
-        storage_type=_TYPES.get(arguments.type),
+        storage_type=TYPES.get(arguments.type),
     ) as disk:
         try:
             _show_attached(disk, as_json=arguments.json)
@@ -161,7 +106,7 @@ def _detach(arguments: argparse.Namespace) -> int:
     """Detaches; silent like umount unless asked for JSON."""
     virtdisk.detach(arguments.image)
     if arguments.json:
-        _print_json({"path": absolute_path(arguments.image)})
+        print_json({"path": absolute_path(arguments.image)})
     return DONE
 
 
@@ -169,12 +114,12 @@ def _list(arguments: argparse.Namespace) -> int:
     """Lists device and image, one pair a line."""
     images = virtdisk.attached()
     if arguments.json:
-        _print_json(images)
+        print_json(images)
         return DONE
-    width = max((len(_printable(i.physical_path)) for i in images), default=0)
+    width = max((len(printable(i.physical_path)) for i in images), default=0)
     for image in images:
-        device = _printable(image.physical_path)
-        print(f"{device:{width}}  {_printable(image.path)}")
+        device = printable(image.physical_path)
+        print(f"{device:{width}}  {printable(image.path)}")
     return DONE
 
 
@@ -182,7 +127,7 @@ def _info_rows(disk: virtdisk.VirtualDisk) -> list[tuple[str, str]]:
     """What ``info`` shows to people: a label and a text each."""
     info = disk.info
     rows: list[tuple[str, object]] = [
-        ("image", _printable(disk.path)),
+        ("image", printable(disk.path)),
         ("type", info.storage_type),
         ("subtype", info.subtype),
         ("virtual size", f"{format_size(info.virtual_size)} ({info.virtual_size})"),
@@ -199,20 +144,18 @@ def _info_rows(disk: virtdisk.VirtualDisk) -> list[tuple[str, str]]:
     ]
     if info.parent is not None:
         found = "" if info.parent.resolved else " (not found)"
-        parents = ", ".join(map(_printable, info.parent.paths))
+        parents = ", ".join(map(printable, info.parent.paths))
         rows.append(("parent", parents + found))
-    return [(label, _shown(value)) for label, value in rows if value is not None]
+    return [(label, shown(value)) for label, value in rows if value is not None]
 
 
 def _info(arguments: argparse.Namespace) -> int:
     """Shows what is known about an image."""
     with virtdisk.open(
-        arguments.image, info_only=True, storage_type=_TYPES.get(arguments.type)
+        arguments.image, info_only=True, storage_type=TYPES.get(arguments.type)
     ) as disk:
         if arguments.json:
-            answer = _plain(disk.info)
-            assert isinstance(answer, dict)
-            _print_json({"path": disk.path, **answer})
+            _show_disk(disk)
             return DONE
         rows = _info_rows(disk)
     width = max(len(label) for label, _ in rows)
@@ -221,96 +164,162 @@ def _info(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _parser() -> argparse.ArgumentParser:
-    """The whole grammar."""
-    parser = argparse.ArgumentParser(
-        prog="virtdisk",
-        description="Attach VHD, VHDX and ISO images as disks.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {virtdisk.__version__}"
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def command(
-        name: str, run: Callable[[argparse.Namespace], int], text: str
-    ) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(run=run)
-        added.add_argument("--json", action="store_true", help="answer in JSON")
-        return added
-
-    _attach_arguments(
-        command("attach", _attach, "attach an image and print its device")
-    )
-    detach = command("detach", _detach, "detach an image, whoever attached it")
-    detach.add_argument("image", metavar="IMAGE", help="the image or its device")
-    command("list", _list, "list the images attached on this system")
-    info = command("info", _info, "show what is known about an image")
-    _image_arguments(info)
-    return parser
+def _show_disk(disk: virtdisk.VirtualDisk) -> None:
+    """Tells programs all about a disk."""
+    answer = plain(disk.info)
+    assert isinstance(answer, dict)
+    print_json({"path": disk.path, **answer})
 
 
-def _image_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="the image file")
-    parser.add_argument(
-        "--type",
-        choices=tuple(_TYPES),
-        help="the image's type, if its content does not show it",
-    )
+def _create(arguments: argparse.Namespace) -> int:
+    """Makes an image."""
+    with (
+        Bar(hidden=arguments.json) as bar,
+        virtdisk.create(
+            arguments.image,
+            arguments.size,
+            type=arguments.subtype,
+            parent=arguments.parent,
+            source=arguments.source,
+            **_new_image(arguments),
+            security=arguments.security,
+            progress=bar,
+        ) as disk,
+    ):
+        if arguments.json:
+            _show_disk(disk)
+    return DONE
 
 
-def _attach_arguments(parser: argparse.ArgumentParser) -> None:
-    _image_arguments(parser)
-    parser.add_argument(
-        "-r", "--read-only", action="store_true", help="the disk can only be read"
-    )
-    parser.add_argument(
-        "--no-drive-letter",
-        action="store_true",
-        help="no drive letters; on Linux no partition nodes and no automounting",
-    )
-    parser.add_argument(
-        "--security",
-        metavar="SDDL",
-        help="who may use the device (default: who may use the image)",
-    )
-    parser.add_argument(
-        "--range",
-        nargs=2,
-        type=int,
-        metavar=("OFFSET", "LENGTH"),
-        help="show only this part of the disk, in bytes",
-    )
-    parser.add_argument(
-        "-w",
-        "--wait",
-        action="store_true",
-        help="stay until Ctrl-C or SIGTERM, then detach",
-    )
+def _new_image(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What ``create`` and ``convert`` are told alike."""
+    return {
+        "block_size": arguments.block_size,
+        "sector_size": arguments.sector_size,
+        "physical_sector_size": arguments.physical_sector_size,
+        "id": arguments.id,
+        "storage_type": TYPES.get(arguments.type),
+    }
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    """Copies a disk into another kind of file."""
+    raw = arguments.type == "raw"
+    if raw and arguments.subtype is not None:
+        msg = "--subtype is not for raw files"
+        raise ValueError(msg)
+    with Bar(hidden=arguments.json) as bar:
+        virtdisk.convert(
+            arguments.source,
+            arguments.image,
+            type="raw" if raw else arguments.subtype,
+            source_type=arguments.source_type,
+            **_new_image(arguments),
+            progress=bar,
+        )
+    if arguments.json:
+        source, path = absolute_path(arguments.source), absolute_path(arguments.image)
+        print_json({"source": source, "path": path})
+    return DONE
+
+
+def _resize(arguments: argparse.Namespace) -> int:
+    """Gives a disk another size."""
+    with virtdisk.open(arguments.image) as disk, Bar(hidden=arguments.json) as bar:
+        disk.resize(
+            arguments.size,
+            smallest=arguments.smallest,
+            allow_unsafe=arguments.allow_unsafe,
+            progress=bar,
+        )
+        if arguments.json:
+            _show_disk(disk)
+    return DONE
+
+
+def _compact(arguments: argparse.Namespace) -> int:
+    """Makes an image file smaller, and says by how much."""
+    with virtdisk.open(arguments.image) as disk:
+        before = os.stat(disk.path).st_size
+        with Bar(hidden=arguments.json) as bar:
+            disk.compact(
+                zero_scan=not arguments.no_zero_scan,
+                block_moves=not arguments.no_block_moves,
+                progress=bar,
+            )
+        after = os.stat(disk.path).st_size
+        if arguments.json:
+            answer = {"path": disk.path, "physical_size_before": before}
+            print_json({**answer, "physical_size": after})
+        else:
+            print(f"{format_size(before)} -> {format_size(after)}")
+    return DONE
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    """Merges images of a chain."""
+    links = virtdisk.chain(arguments.image)
+    with virtdisk.open(arguments.image) as disk, Bar(hidden=arguments.json) as bar:
+        disk.merge(
+            source_depth=arguments.source_depth,
+            target_depth=arguments.target_depth,
+            progress=bar,
+        )
+    if arguments.json:
+        merged = [link.path for link in links]
+        source, target = arguments.source_depth - 1, arguments.target_depth - 1
+        print_json({"path": merged[target], "merged": merged[source:target]})
+    return DONE
+
+
+def _mirror(arguments: argparse.Namespace) -> int:
+    """Copies an image that may be in use."""
+    with virtdisk.open(arguments.image) as disk, Bar(hidden=arguments.json) as bar:
+        source = disk.path
+        disk.mirror(arguments.target, existing=arguments.existing, progress=bar)
+        if arguments.json:
+            print_json({"source": source, "path": disk.path})
+    return DONE
+
+
+def _chain(arguments: argparse.Namespace) -> int:
+    """Lists an image and its parents, one a line."""
+    links = virtdisk.chain(arguments.image)
+    if arguments.json:
+        print_json(links)
+    else:
+        for link in links:
+            kind = f"{shown(link.info.storage_type)} {shown(link.info.subtype or '')}"
+            size = format_size(link.info.virtual_size)
+            print(f"{printable(link.path)}  ({kind.strip()}, {size})")
+    broken = links[-1].error
+    if broken is None:
+        return DONE
+    _report(broken, as_json=arguments.json)
+    return FAILED
+
+
+_RUNS: Final = {
+    "attach": _attach,
+    "detach": _detach,
+    "list": _list,
+    "info": _info,
+    "create": _create,
+    "convert": _convert,
+    "resize": _resize,
+    "compact": _compact,
+    "merge": _merge,
+    "mirror": _mirror,
+    "chain": _chain,
+}
 
 
 def _report(error: OSError, *, as_json: bool) -> None:
     """Says on standard error what went wrong."""
-    if isinstance(error, VirtualDiskError):
-        lines = error.lines()
-        code, name = error.winerror, error.name
-        function, remedy = error.function, error.remedy
-    else:
-        lines, code, name, function, remedy = [str(error)], None, None, None, None
     if as_json:
-        answer = {
-            "error": name,
-            "code": code,
-            "function": function,
-            "message": error.strerror or str(error),
-            "path": error.filename,
-            "remedy": remedy,
-        }
-        print(json.dumps(answer), file=sys.stderr)
+        print(json.dumps(error_object(error)), file=sys.stderr)
         return
+    lines = error.lines() if isinstance(error, VirtualDiskError) else [str(error)]
     print(f"virtdisk: {lines[0]}", *lines[1:], sep="\n", file=sys.stderr)
 
 
@@ -336,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Source: virtdisk.attach, detach, attached and open.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = build(_RUNS).parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A path that the terminal or pipe has no characters for is no error.
         sys.stdout.reconfigure(errors="backslashreplace")
