@@ -69,10 +69,13 @@ main(int argc, char **argv)
         for (uint64_t seed = 1; seed <= seeds; seed++) {
             format_model_run(&models[i], seed, 200);
         }
+        if (models[i].largest_bytes != 0) { /* created as the others */
+            format_model_crash(&models[i], 77 + i, 30, 11, 2);
+            format_model_fail(&models[i], 99 + i, 6);
+            continue;
+        }
         format_model_create(&models[i], 4);
-        bool whole = models[i].largest_bytes != 0;
-        format_model_crash(&models[i], 77 + i, 40, whole ? 7 : 2,
-                           whole ? 2 : 4);
+        format_model_crash(&models[i], 77 + i, 40, 2, 4);
         format_model_fail(&models[i], 99 + i, 12);
     }
     return check_result();
