@@ -150,6 +150,68 @@ def test_others_read_a_new_image(
         assert check_with_qemu(path) == expected
 
 
+def resize(tool: Tool, model: bytearray, size: int) -> None:
+    """The disk and its model; new space is zeros."""
+    tool.resize(size)
+    model[:] = model[:size].ljust(size, b"\0")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind.suffix == ".vhdx"], ids=str
+)
+def test_others_read_what_was_resized_and_compacted(
+    kind: Kind, tool: Tool, tmp_path: pathlib.Path
+) -> None:
+    """Written, made smaller, larger, written again, compacted."""
+    path = tool.create(kind, SIZE, tmp_path / "image.vhdx")
+    model = bytearray(SIZE)
+    tool.open(path, "write")
+    change(tool, kind, model, 1)
+    for size in (SIZE - 11 * MIB - kind.sector, 5 * MIB, SIZE + 9 * MIB):
+        resize(tool, model, size)
+    change(tool, kind, model, 2)
+    tool.zero(0, 8 * MIB, free=True)
+    model[: 8 * MIB] = bytes(8 * MIB)
+    tool.flush()
+    if kind.name == "vhdx-dynamic":
+        tool.compact()
+    tool.close()
+    expected = hashlib.sha256(model).hexdigest()
+    assert tool.open(path, "read")["size"] == len(model)
+    tool.close()
+    assert tool.sha256(path, "read") == expected
+    assert libvhdi_sha256([path], len(model)) == expected
+    if kind.sector == 512:
+        assert check_with_qemu(path) == expected
+
+
+LARGER_TABLE = [(1, 512, 127 * GIB, 300 * GIB), (1, 4096, 120 * GIB, 64 * TIB)]
+
+
+@pytest.mark.parametrize(("block", "sector", "size", "larger"), LARGER_TABLE)
+def test_others_read_a_moved_table(
+    block: int, sector: int, size: int, larger: int, tool: Tool, tmp_path: pathlib.Path
+) -> None:
+    """A disk so much larger that its block allocation table has to move."""
+    kind = Kind("vhdx-dynamic", block * MIB, sector)
+    path = tool.create(kind, size, tmp_path / "image.vhdx")
+    places = {0: 1, 5 * GIB: 2, size - 4096: 3, size: 4, larger - 4096: 5}
+    tool.open(path, "write")
+    for place, value in places.items():
+        if place == size:
+            tool.resize(larger)
+        tool.write(place, bytes([value]) * 4096)
+    tool.close()
+    file = libvhdi().file()
+    file.open(str(path))
+    assert file.get_media_size() == larger
+    for place, value in places.items():
+        data = file.read_buffer_at_offset(4096, place)
+        assert data == bytes([value]) * 4096
+    assert file.read_buffer_at_offset(4096, size + 4096) == bytes(4096)
+    file.close()
+
+
 def seven_zip_sha256(path: pathlib.Path) -> str:
     """Of the disk; the parents are found beside the image."""
     seven_zip = require_tool("7z", package="p7zip-full")

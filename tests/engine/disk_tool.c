@@ -26,7 +26,9 @@
 
 #include "base/cleanup.h"
 #include "base/posix_file.h"
+#include "disk/compact.h"
 #include "disk/disk.h"
+#include "disk/resize.h"
 #include "format/format.h"
 #include "format/vhd_create.h"
 #include "format/vhdx.h"
@@ -339,6 +341,23 @@ zero_command(struct tool *tool, uint64_t offset, uint64_t length,
                : ERROR_INVALID_PARAMETER);
 }
 
+static vd_error
+resize_disk(struct vd_disk *disk, uint64_t size_bytes)
+{
+    const struct vd_resize resize = {.mode = VD_RESIZE_UNSAFE,
+                                     .size_bytes = size_bytes};
+    return disk != NULL ? vd_disk_resize(disk, &resize)
+                        : ERROR_INVALID_PARAMETER;
+}
+
+static vd_error
+compact_disk(struct vd_disk *disk)
+{
+    const struct vd_compact_options options = {.no_zero_scan = false};
+    return disk != NULL ? vd_disk_compact(disk, &options, NULL)
+                        : ERROR_INVALID_PARAMETER;
+}
+
 static void
 close_command(struct tool *tool)
 {
@@ -396,6 +415,7 @@ static bool
 run_line(struct tool *tool, const char *line)
 {
     char mode[8];
+    uint64_t size;
     int at = 0;
     if (sscanf(line, "open %7s %n", mode, &at) == 1 && at != 0) {
         open_command(tool, mode, line + at);
@@ -406,6 +426,12 @@ run_line(struct tool *tool, const char *line)
     }
     else if (strcmp(line, "close") == 0) {
         close_command(tool);
+    }
+    else if (sscanf(line, "resize %" SCNu64, &size) == 1) {
+        answer(resize_disk(tool->disk, size));
+    }
+    else if (strcmp(line, "compact") == 0) {
+        answer(compact_disk(tool->disk));
     }
     else {
         return create_line(line) || transfer_line(tool, line);

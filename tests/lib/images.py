@@ -142,6 +142,14 @@ class Tool:
     def flush(self) -> None:
         self.command("flush")
 
+    def resize(self, size: int) -> None:
+        """Another virtual size in bytes, whatever the partitions say."""
+        self.command(f"resize {size}")
+
+    def compact(self) -> None:
+        """Makes the image's file as small as its content allows."""
+        self.command("compact")
+
     def close(self) -> None:
         """Closes the disk."""
         self.command("close")
