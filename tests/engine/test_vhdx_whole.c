@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
+#include "base/crc32c.h"
 #include "check.h"
 #include "crash_file.h"
 #include "format/format.h"
@@ -682,6 +684,105 @@ there_may_be_so_many_items(void)
     crash_file_free(file);
 }
 
+/* A region that somebody filled: 41 items of 1 MiB and no room for one more.
+ * It is not moved, for that would be more than anybody needs; what fits is
+ * still put in. */
+#define FULL_OFFSET (64 * MIB)
+#define FULL_LENGTH (42 * MIB)
+
+static void
+move_metadata(struct crash_file *file)
+{
+    uint8_t *table = malloc(VHDX_REGION_TABLE_SIZE);
+    struct vd_file *base = crash_file_of(file);
+    CHECK_OK(vd_file_pread(base, table, VHDX_REGION_TABLE_SIZE,
+                           VHDX_REGION_TABLE_OFFSET(0)));
+    vd_put_le64(table + 48 + 16, FULL_OFFSET);
+    vd_put_le32(table + 48 + 24, FULL_LENGTH);
+    vd_put_le32(table + 4, 0);
+    vd_put_le32(table + 4, vd_crc32c(table, VHDX_REGION_TABLE_SIZE));
+    for (unsigned copy = 0; copy < 2; copy++) {
+        CHECK_OK(vd_file_pwrite(base, table, VHDX_REGION_TABLE_SIZE,
+                                VHDX_REGION_TABLE_OFFSET(copy)));
+    }
+    free(table);
+}
+
+static void
+fill_metadata(struct crash_file *file)
+{
+    struct vd_file *base = crash_file_of(file);
+    uint8_t *region = malloc(MIB);
+    CHECK_OK(vd_file_truncate(base, FULL_OFFSET + FULL_LENGTH));
+    CHECK_OK(vd_file_pread(base, region, MIB, 2 * MIB));
+    for (unsigned i = 0; i < 41; i++) {
+        struct vd_guid id = item_id(i);
+        uint8_t *entry = region + 32 + (size_t)(5 + i) * 32;
+        memcpy(entry, &id, VD_GUID_SIZE);
+        vd_put_le32(entry + 16, 128 * 1024 + i * MIB);
+        vd_put_le32(entry + 20, MIB);
+        vd_put_le32(entry + 24, 1); /* IsUser */
+    }
+    vd_put_le16(region + 10, 5 + 41);
+    CHECK_OK(vd_file_pwrite(base, region, 128 * 1024, FULL_OFFSET));
+    free(region);
+}
+
+static void
+a_full_region_stays_where_it_is(void)
+{
+    struct crash_file *file = crash_file_new();
+    struct vd_image *image = NULL;
+    uint64_t size = 0;
+    CHECK_OK(create(file, GIB, false));
+    fill_metadata(file);
+    move_metadata(file);
+    CHECK_OK(open_file(file, true, &image));
+    CHECK_EQ(ERROR_VHD_METADATA_FULL, set_item(image, 50, 1, MIB));
+    CHECK_EQ(ERROR_VHD_METADATA_FULL, set_item(image, 7, 1, MIB - 1));
+    CHECK_EQ(0, item_tag(image, 50, MIB));
+    CHECK_OK(set_item(image, 50, 1, 60000));
+    CHECK_OK(write_tag(image, MIB, 3));
+    CHECK_OK(vd_vhdx_format.close(image));
+    CHECK_OK(vd_file_size(crash_file_of(file), &size));
+    CHECK_EQ(FULL_OFFSET + FULL_LENGTH + MIB, size);
+    CHECK_OK(open_file(file, true, &image));
+    CHECK_EQ(1, item_tag(image, 50, 60000));
+    CHECK_EQ(0, item_tag(image, 7, MIB));
+    CHECK_EQ(3, read_tag(image, MIB));
+    CHECK_OK(compact(image));
+    CHECK_EQ(3, read_tag(image, MIB));
+    CHECK_EQ(1, item_tag(image, 50, 60000));
+    CHECK_OK(vd_vhdx_format.close(image));
+    CHECK_OK(vd_file_size(crash_file_of(file), &size));
+    /* Header, log, BAT, the block, and the region at the end of them. */
+    CHECK_EQ((1 + 1 + 1 + 1 + 42) * MIB, size);
+    crash_file_free(file);
+}
+
+/* Two blocks in one place: found before anything is moved. */
+static void
+an_overlap_is_not_compacted(void)
+{
+    struct crash_file *file = crash_file_new();
+    struct vd_image *image = NULL;
+    bool moved = true;
+    uint8_t entry[8];
+    vd_put_le64(entry, 4 * MIB | VHDX_FULLY_PRESENT);
+    CHECK_OK(create(file, 200 * GIB, false)); /* too large to be checked */
+    CHECK_OK(vd_file_truncate(crash_file_of(file), 8 * MIB));
+    for (unsigned i = 0; i < 2; i++) {
+        CHECK_OK(vd_file_pwrite(crash_file_of(file), entry, 8,
+                                3 * MIB + i * 512 * 1024));
+    }
+    CHECK_OK(open_file(file, true, &image));
+    CHECK_EQ(ERROR_VHD_BLOCK_ALLOCATION_TABLE_CORRUPT,
+             vd_vhdx_format.relocate(image, &moved));
+    CHECK(!moved);
+    CHECK_OK(vd_vhdx_format.close(image));
+    crash_file_free(file);
+}
+
 /* ---- */
 
 static const struct scenario scenarios[] = {
@@ -719,5 +820,7 @@ main(int argc, char **argv)
     changes_that_cannot_be();
     items_are_listed();
     there_may_be_so_many_items();
+    a_full_region_stays_where_it_is();
+    an_overlap_is_not_compacted();
     return check_result();
 }

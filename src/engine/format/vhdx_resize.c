@@ -38,15 +38,18 @@ commit_staged(struct vhdx_image *vhdx, vd_error error)
     return error;
 }
 
+/* Only what has changed: others may be reading the rest. */
 static void
 publish(struct resizing *resizing, uint64_t size_bytes)
 {
     struct vhdx_image *vhdx = resizing->vhdx;
     vhdx->metadata.size_bytes = size_bytes;
-    vhdx->geometry = resizing->next;
+    vhdx->image.info.size_bytes = size_bytes;
+    vhdx->geometry.payload_blocks = resizing->next.payload_blocks;
+    vhdx->geometry.chunks = resizing->next.chunks;
+    vhdx->geometry.bat_entries = resizing->next.bat_entries;
     atomic_store(&vhdx->bat_entries, resizing->next.bat_entries);
     vhdx->space.changes++;
-    vd_vhdx_fill_info(vhdx);
 }
 
 /* ---- larger ---- */
