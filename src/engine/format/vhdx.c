@@ -2,7 +2,7 @@
  * VHDX: the format as the rest of the engine sees it ([MS-VHDX] v20240423).
  * Fixed, dynamic and differencing images, with the log.
  */
-#include "format/vhdx.h"
+#include "format/vhdx_write.h"
 
 #include <stdlib.h>
 #include <string.h>

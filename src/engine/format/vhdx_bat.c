@@ -3,7 +3,7 @@
  * the block allocation table and, in a differencing image, the sector
  * bitmaps.
  */
-#include "format/vhdx.h"
+#include "format/vhdx_write.h"
 
 #include <stdlib.h>
 #include <string.h>

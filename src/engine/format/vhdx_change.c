@@ -2,10 +2,9 @@
  * What a VHDX image says of itself, changed: its page 83 id, its physical
  * sector size, its parent; and the metadata items of its users.
  */
-#include "format/vhdx.h"
+#include "format/vhdx_write.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/bytes.h"
 #include "base/cleanup.h"

@@ -5,7 +5,7 @@
  * What is in use is known from the whole BAT, read once and kept, in order of
  * place, until something else changes the file's space.
  */
-#include "format/vhdx.h"
+#include "format/vhdx_write.h"
 
 #include <stdlib.h>
 #include <string.h>

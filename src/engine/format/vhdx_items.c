@@ -6,7 +6,7 @@
  * place, together with what changes in place.  A region without room for that
  * is written anew, packed, somewhere else in the file.
  */
-#include "format/vhdx.h"
+#include "format/vhdx_write.h"
 
 #include <stdlib.h>
 #include <string.h>

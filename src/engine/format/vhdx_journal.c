@@ -11,7 +11,7 @@
  * makes those durable too; so each entry's Tail is the entry itself, and at
  * most two entries, each at most half the ring, exist at any time.
  */
-#include "format/vhdx.h"
+#include "format/vhdx_write.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -20,26 +20,7 @@
 #include "base/cleanup.h"
 #include "base/crc32c.h"
 #include "base/trace.h"
-
-enum {
-    ENTRY_CHECKSUM = 4,
-    ENTRY_LENGTH = 8,
-    ENTRY_TAIL = 12,
-    ENTRY_SEQUENCE = 16,
-    ENTRY_DESCRIPTOR_COUNT = 24,
-    ENTRY_LOG_GUID = 32,
-    ENTRY_FLUSHED = 48,
-    ENTRY_LAST = 56,
-    ENTRY_DESCRIPTORS = 64,
-    DESCRIPTOR_SIZE = 32,
-    DESCRIPTOR_TRAILING = 4,
-    DESCRIPTOR_LEADING = 8,
-    DESCRIPTOR_FILE_OFFSET = 16,
-    DESCRIPTOR_SEQUENCE = 24,
-    DATA_SEQUENCE_HIGH = 4,
-    DATA_BYTES = 8,
-    DATA_SEQUENCE_LOW = 4092,
-};
+#include "format/vhdx_log.h"
 
 #define MAX_ALLOCATED_LOG (4 * VHDX_MIB) /* Windows makes 1 MiB */
 #define MAX_PAGES 1024 /* an entry: 4 MiB of memory while it is made */
@@ -47,7 +28,7 @@ enum {
 static size_t
 entry_length(size_t pages)
 {
-    size_t area = ENTRY_DESCRIPTORS + pages * DESCRIPTOR_SIZE;
+    size_t area = VHDX_LOG_DESCRIPTORS + pages * VHDX_DESCRIPTOR_SIZE;
     area = (area + VHDX_PAGE_SIZE - 1) / VHDX_PAGE_SIZE * VHDX_PAGE_SIZE;
     return area + pages * VHDX_PAGE_SIZE;
 }
@@ -71,13 +52,13 @@ put_header(struct vhdx_image *vhdx, uint8_t *entry, size_t pages)
 {
     uint64_t size = atomic_load(&vhdx->file_size);
     memcpy(entry, "loge", 4);
-    vd_put_le32(entry + ENTRY_LENGTH, (uint32_t)entry_length(pages));
-    vd_put_le32(entry + ENTRY_TAIL, vhdx->log_head);
-    vd_put_le64(entry + ENTRY_SEQUENCE, vhdx->log_sequence);
-    vd_put_le32(entry + ENTRY_DESCRIPTOR_COUNT, (uint32_t)pages);
-    memcpy(entry + ENTRY_LOG_GUID, &vhdx->session.log_guid, VD_GUID_SIZE);
-    vd_put_le64(entry + ENTRY_FLUSHED, size / VHDX_MIB * VHDX_MIB);
-    vd_put_le64(entry + ENTRY_LAST,
+    vd_put_le32(entry + VHDX_LOG_LENGTH, (uint32_t)entry_length(pages));
+    vd_put_le32(entry + VHDX_LOG_TAIL, vhdx->log_head);
+    vd_put_le64(entry + VHDX_LOG_SEQUENCE, vhdx->log_sequence);
+    vd_put_le32(entry + VHDX_LOG_DESCRIPTOR_COUNT, (uint32_t)pages);
+    memcpy(entry + VHDX_LOG_GUID, &vhdx->session.log_guid, VD_GUID_SIZE);
+    vd_put_le64(entry + VHDX_LOG_FLUSHED, size / VHDX_MIB * VHDX_MIB);
+    vd_put_le64(entry + VHDX_LOG_LAST,
                 (size + VHDX_MIB - 1) / VHDX_MIB * VHDX_MIB);
 }
 
@@ -92,15 +73,16 @@ put_page(struct vhdx_image *vhdx, uint8_t *descriptor, uint8_t *sector,
         vd_put_le64(bytes + i * 8, atomic_load(&page->words[i]));
     }
     memcpy(descriptor, "desc", 4);
-    memcpy(descriptor + DESCRIPTOR_TRAILING, bytes + VHDX_PAGE_SIZE - 4, 4);
-    memcpy(descriptor + DESCRIPTOR_LEADING, bytes, 8);
-    vd_put_le64(descriptor + DESCRIPTOR_FILE_OFFSET, offset);
-    vd_put_le64(descriptor + DESCRIPTOR_SEQUENCE, vhdx->log_sequence);
+    memcpy(descriptor + VHDX_DESCRIPTOR_TRAILING, bytes + VHDX_PAGE_SIZE - 4,
+           4);
+    memcpy(descriptor + VHDX_DESCRIPTOR_LEADING, bytes, 8);
+    vd_put_le64(descriptor + VHDX_DESCRIPTOR_FILE_OFFSET, offset);
+    vd_put_le64(descriptor + VHDX_DESCRIPTOR_SEQUENCE, vhdx->log_sequence);
     memcpy(sector, "data", 4);
-    vd_put_le32(sector + DATA_SEQUENCE_HIGH,
+    vd_put_le32(sector + VHDX_DATA_SEQUENCE_HIGH,
                 (uint32_t)(vhdx->log_sequence >> 32));
-    memcpy(sector + DATA_BYTES, bytes + 8, VHDX_PAGE_SIZE - 12);
-    vd_put_le32(sector + DATA_SEQUENCE_LOW, (uint32_t)vhdx->log_sequence);
+    memcpy(sector + VHDX_DATA_BYTES, bytes + 8, VHDX_PAGE_SIZE - 12);
+    vd_put_le32(sector + VHDX_DATA_SEQUENCE_LOW, (uint32_t)vhdx->log_sequence);
     return error;
 }
 
@@ -135,16 +117,16 @@ write_entry(struct vhdx_image *vhdx)
     }
     vhdx->log_sequence++;
     put_header(vhdx, entry, pages);
-    uint8_t *descriptor = entry + ENTRY_DESCRIPTORS;
+    uint8_t *descriptor = entry + VHDX_LOG_DESCRIPTORS;
     uint8_t *sector = entry + length - pages * VHDX_PAGE_SIZE;
     vd_error error = ERROR_SUCCESS;
     for (struct vhdx_page *page = vhdx->dirty;
          page != NULL && error == ERROR_SUCCESS; page = page->next_dirty) {
         error = put_page(vhdx, descriptor, sector, page);
-        descriptor += DESCRIPTOR_SIZE;
+        descriptor += VHDX_DESCRIPTOR_SIZE;
         sector += VHDX_PAGE_SIZE;
     }
-    vd_put_le32(entry + ENTRY_CHECKSUM, vd_crc32c(entry, length));
+    vd_put_le32(entry + VHDX_LOG_CHECKSUM, vd_crc32c(entry, length));
     if (error == ERROR_SUCCESS) {
         error = write_ring(vhdx, entry, length);
     }

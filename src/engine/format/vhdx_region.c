@@ -4,7 +4,7 @@
  * alone, but their space counts as used.  Both copies of the table are
  * changed in one log entry.
  */
-#include "format/vhdx.h"
+#include "format/vhdx_write.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -7,7 +7,7 @@
  * it that the same log entry puts in place.  What a smaller disk no longer
  * shows is released after it.
  */
-#include "format/vhdx.h"
+#include "format/vhdx_write.h"
 
 #include "base/bytes.h"
 #include "base/trace.h"

@@ -9,12 +9,9 @@
  *
  * All of it belongs to the mutator.
  */
-#include "format/vhdx.h"
+#include "format/vhdx_write.h"
 
 #include <stdlib.h>
-#include <string.h>
-
-#include "base/trace.h"
 
 vd_error
 vd_vhdx_space_reserve(struct vhdx_image *vhdx)

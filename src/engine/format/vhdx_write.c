@@ -7,7 +7,7 @@
  * Nothing is durable before vd_vhdx_commit, so nothing here waits for the disk
  * (except when the log has no room for more changed pages).
  */
-#include "format/vhdx.h"
+#include "format/vhdx_write.h"
 
 #include <stdlib.h>
 #include <string.h>
