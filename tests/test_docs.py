@@ -31,6 +31,7 @@ PRINTED = {
     "attach": r"/dev/loop\d+\n.*\n",
     "permanent": "",
     "info": "4194304 512\n",
+    "create": r"(\d+ \d+\n)+",
     "errors": r"ERROR_FILE_NOT_FOUND 2\n.*missing\.iso.*\n(.*\n)*",
 }
 
