@@ -298,7 +298,9 @@ do_resize(struct run *run, uint64_t sectors)
         note(run, i, 0, crash_file_events(run->file));
     }
     run->sectors = sectors;
-    note_commit(run);
+    if (sectors != former) {
+        note_commit(run);
+    }
     CHECK_EQ(sectors * run->model->sector_size, run->image->info.size_bytes);
     format->reclaim(run->image);
     return ERROR_SUCCESS;

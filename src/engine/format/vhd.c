@@ -189,6 +189,7 @@ const struct vd_format vd_vhd_format = {
     .relocate = vd_vhd_relocate,
     .occupied = vd_vhd_occupied,
     .shorten = vd_vhd_shorten,
+    .change = vd_vhd_change,
     .create_defaults = vd_vhd_create_defaults,
     .create = vd_vhd_create_image,
     .parent_paths = vd_vhd_parent_paths,

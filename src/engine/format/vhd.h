@@ -9,7 +9,7 @@
  * (the order in which things become durable), vhd_batmap.c (XenServer's map of
  * full blocks), vhd_create.c and vhd_request.c (new images), vhd_table.c (the
  * BAT as a whole: more entries, another place), vhd_resize.c, vhd_compact.c,
- * vhd.c (the format).
+ * vhd_change.c (identity, parent), vhd.c (the format).
  *
  * All integers of the file are big-endian; sizes are bytes.
  */
@@ -213,6 +213,15 @@ uint64_t vd_vhd_block_place(const struct vd_vhd_image *vhd, uint64_t end);
 
 /* ---- vhd_locator.c ---- */
 
+/* Whether a locator may hold it: something, and no more than readers take. */
+bool vd_vhd_is_path(const char16_t *path);
+
+/* The text of a locator, in its place. */
+VD_MUST_CHECK
+vd_error vd_vhd_locator_write(struct vd_file *file,
+                              const struct vd_vhd_locator *locator,
+                              const char16_t *path);
+
 VD_MUST_CHECK
 vd_error vd_vhd_parent_paths(struct vd_image *image,
                              struct vd_parent_paths *out);
@@ -374,6 +383,11 @@ uint64_t vd_vhd_table_space(uint64_t place, uint64_t entries);
 VD_MUST_CHECK
 vd_error vd_vhd_table_load(struct vd_vhd_image *vhd);
 
+/* Whether nothing is in a part of the file, or may still be read there; what
+ * starts at `but` does not count.  The BAT is in memory. */
+bool vd_vhd_is_free(struct vd_vhd_image *vhd, uint64_t start, uint64_t end,
+                    uint64_t but);
+
 /* Gives the BAT so many entries, the new ones unused: durable.  The image
  * keeps its size and number of blocks.  Both: after a commit. */
 VD_MUST_CHECK
@@ -388,5 +402,16 @@ vd_error vd_vhd_table_move(struct vd_vhd_image *vhd, uint64_t place,
 
 VD_MUST_CHECK
 vd_error vd_vhd_resize(struct vd_image *image, uint64_t size_bytes);
+
+/* The footer of a fixed disk goes behind its first size_bytes, and to the
+ * start of a sector, where one write changes it; its content stays. */
+VD_MUST_CHECK
+vd_error vd_vhd_extend(struct vd_vhd_image *vhd, uint64_t size_bytes);
+
+/* ---- vhd_change.c ---- */
+
+VD_MUST_CHECK
+vd_error vd_vhd_change(struct vd_image *image,
+                       const struct vd_image_change *change);
 
 #endif

@@ -26,7 +26,6 @@
 #define ABSOLUTE_OFFSET 0x1000u
 #define ALIGNMENT 4096u
 #define RELATIVE_SPACE (64u * 1024)
-#define MAX_PATH_BYTES (64u * 1024) /* what readers take */
 #define BAT_PIECE (64u * 1024)
 
 struct layout {
@@ -42,22 +41,6 @@ refuse(const char *reason)
     return ERROR_INVALID_PARAMETER;
 }
 
-static size_t
-units_of(const char16_t *text)
-{
-    size_t units = 0;
-    while (text[units] != 0) {
-        units++;
-    }
-    return units;
-}
-
-static bool
-is_path(const char16_t *path)
-{
-    return path[0] != 0 && units_of(path) * 2 <= MAX_PATH_BYTES;
-}
-
 static vd_error
 check_child(const struct vd_vhd_create_request *request)
 {
@@ -70,10 +53,12 @@ check_child(const struct vd_vhd_create_request *request)
     if (request->relative_path == NULL && request->absolute_path == NULL) {
         return refuse("no path to the parent");
     }
-    if (request->relative_path != NULL && !is_path(request->relative_path)) {
+    if (request->relative_path != NULL &&
+        !vd_vhd_is_path(request->relative_path)) {
         return refuse("the parent's relative path");
     }
-    if (request->absolute_path != NULL && !is_path(request->absolute_path)) {
+    if (request->absolute_path != NULL &&
+        !vd_vhd_is_path(request->absolute_path)) {
         return refuse("the parent's absolute path");
     }
     return ERROR_SUCCESS;
@@ -116,7 +101,7 @@ plan_locator(struct vd_vhd_locator *locator, uint32_t platform,
     *locator = (struct vd_vhd_locator){
         .platform = platform,
         .space = (uint32_t)space,
-        .length = (uint32_t)(units_of(path) * 2),
+        .length = (uint32_t)(vd_vhd_units_of(path) * 2),
         .offset = offset,
     };
 }
@@ -129,29 +114,6 @@ plan_table(struct layout *layout, uint64_t offset)
     layout->table_length = round_up(offset + length, ALIGNMENT) - offset;
 }
 
-/* The whole path, or the file's name where that does not fit. */
-static void
-plan_name(struct vd_vhd_header *header,
-          const struct vd_vhd_create_request *request)
-{
-    const char16_t *name = request->absolute_path != NULL
-                               ? request->absolute_path
-                               : request->relative_path;
-    size_t units = units_of(name);
-    if (units > VHD_PARENT_NAME_UNITS || request->absolute_path == NULL) {
-        const char16_t *end = name + units;
-        while (end != name && end[-1] != u'\\' && end[-1] != u'/') {
-            end--;
-        }
-        units -= (size_t)(end - name);
-        name = end;
-    }
-    if (units > VHD_PARENT_NAME_UNITS) {
-        units = 0; /* no file system has such a name */
-    }
-    memcpy(header->parent_name, name, units * sizeof(*name));
-}
-
 /* Locators and BAT in the order of Windows 10; slots too. */
 static void
 plan_child(const struct vd_vhd_create_request *request, struct layout *layout)
@@ -161,7 +123,7 @@ plan_child(const struct vd_vhd_create_request *request, struct layout *layout)
     unsigned slot = 0;
     if (request->absolute_path != NULL) {
         uint64_t space =
-            round_up(units_of(request->absolute_path) * 2, ALIGNMENT);
+            round_up(vd_vhd_units_of(request->absolute_path) * 2, ALIGNMENT);
         plan_locator(&header->locators[slot++], VHD_PLATFORM_W2KU,
                      ABSOLUTE_OFFSET, space, request->absolute_path);
         at = ABSOLUTE_OFFSET + space;
@@ -175,7 +137,8 @@ plan_child(const struct vd_vhd_create_request *request, struct layout *layout)
     }
     header->parent_id = request->parent_id;
     header->parent_time_stamp = request->parent_time_stamp;
-    plan_name(header, request);
+    vd_vhd_header_set_name(header, request->relative_path,
+                           request->absolute_path);
 }
 
 static void
@@ -224,20 +187,6 @@ encode_footer(const struct vd_vhd_create_request *request,
 }
 
 static vd_error
-write_path(struct vd_file *file, const struct vd_vhd_locator *locator,
-           const char16_t *path)
-{
-    VD_AUTO_FREE uint8_t *bytes = malloc(locator->length);
-    if (bytes == NULL) {
-        return ERROR_NOT_ENOUGH_MEMORY;
-    }
-    for (size_t i = 0; i < locator->length / 2; i++) {
-        vd_put_le16(bytes + i * 2, path[i]);
-    }
-    return vd_file_pwrite(file, bytes, locator->length, locator->offset);
-}
-
-static vd_error
 write_paths(struct vd_file *file, const struct vd_vhd_create_request *request,
             const struct vd_vhd_header *header)
 {
@@ -245,10 +194,12 @@ write_paths(struct vd_file *file, const struct vd_vhd_create_request *request,
         const struct vd_vhd_locator *locator = &header->locators[i];
         vd_error error = ERROR_SUCCESS;
         if (locator->platform == VHD_PLATFORM_W2KU) {
-            error = write_path(file, locator, request->absolute_path);
+            error =
+                vd_vhd_locator_write(file, locator, request->absolute_path);
         }
         if (locator->platform == VHD_PLATFORM_W2RU) {
-            error = write_path(file, locator, request->relative_path);
+            error =
+                vd_vhd_locator_write(file, locator, request->relative_path);
         }
         if (error != ERROR_SUCCESS) {
             return error;

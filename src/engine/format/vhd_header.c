@@ -168,6 +168,39 @@ vd_vhd_header_check(const struct vd_vhd_header *header,
     return ERROR_SUCCESS;
 }
 
+size_t
+vd_vhd_units_of(const char16_t *text)
+{
+    size_t units = 0;
+    while (text[units] != 0) {
+        units++;
+    }
+    return units;
+}
+
+void
+vd_vhd_header_set_name(struct vd_vhd_header *header,
+                       const char16_t *relative_path,
+                       const char16_t *absolute_path)
+{
+    const char16_t *name =
+        absolute_path != NULL ? absolute_path : relative_path;
+    size_t units = vd_vhd_units_of(name);
+    if (units > VHD_PARENT_NAME_UNITS || absolute_path == NULL) {
+        const char16_t *end = name + units;
+        while (end != name && end[-1] != u'\\' && end[-1] != u'/') {
+            end--;
+        }
+        units -= (size_t)(end - name);
+        name = end;
+    }
+    if (units > VHD_PARENT_NAME_UNITS) {
+        units = 0; /* no file system has such a name */
+    }
+    memset(header->parent_name, 0, sizeof(header->parent_name));
+    memcpy(header->parent_name, name, units * sizeof(*name));
+}
+
 static void
 encode_locator(const struct vd_vhd_locator *locator, uint8_t *raw)
 {

@@ -8,6 +8,7 @@
 #ifndef VD_FORMAT_VHD_HEADER_H
 #define VD_FORMAT_VHD_HEADER_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <uchar.h>
 
@@ -71,6 +72,15 @@ void vd_vhd_header_encode(const struct vd_vhd_header *header,
 /* The same into a header that is there, whose other bytes stay. */
 void vd_vhd_header_update(const struct vd_vhd_header *header,
                           uint8_t raw[VHD_HEADER_SIZE]);
+
+/* The length of a text. */
+size_t vd_vhd_units_of(const char16_t *text);
+
+/* The parent's name: its whole path, or the file's name where that does not
+ * fit or is not known.  One of the two at least. */
+void vd_vhd_header_set_name(struct vd_vhd_header *header,
+                            const char16_t *relative_path,
+                            const char16_t *absolute_path);
 
 /* How many BAT entries a disk needs, of blocks of this size. */
 uint64_t vd_vhd_entries_needed(uint64_t size_bytes, uint32_t block_size);

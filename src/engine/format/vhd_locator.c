@@ -20,6 +20,27 @@
 
 #define MAX_LENGTH (64u * 1024)
 
+bool
+vd_vhd_is_path(const char16_t *path)
+{
+    return path[0] != 0 && vd_vhd_units_of(path) * 2 <= MAX_LENGTH;
+}
+
+vd_error
+vd_vhd_locator_write(struct vd_file *file,
+                     const struct vd_vhd_locator *locator,
+                     const char16_t *path)
+{
+    VD_AUTO_FREE uint8_t *bytes = malloc(locator->length);
+    if (bytes == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    for (size_t i = 0; i < locator->length / 2; i++) {
+        vd_put_le16(bytes + i * 2, path[i]);
+    }
+    return vd_file_pwrite(file, bytes, locator->length, locator->offset);
+}
+
 struct platform {
     uint32_t code;
     enum vd_parent_path_kind kind;

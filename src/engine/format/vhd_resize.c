@@ -65,6 +65,7 @@ new_footer_place(const struct vd_vhd_footers *footers, uint64_t size)
 {
     uint64_t end = footers->tail_offset + footers->tail_size;
     if (size <= footers->tail_offset &&
+        footers->tail_offset % VHD_SECTOR_SIZE == 0 &&
         footers->tail_size == VHD_FOOTER_SIZE) {
         return footers->tail_offset; /* the file is longer than the disk */
     }
@@ -86,18 +87,18 @@ undo(struct vd_vhd_image *vhd, const struct vd_vhd_footers *before,
     return error != ERROR_SUCCESS ? error : reason;
 }
 
-static vd_error
-extend(struct vd_vhd_image *vhd, uint64_t size)
+vd_error
+vd_vhd_extend(struct vd_vhd_image *vhd, uint64_t size_bytes)
 {
     struct vd_vhd_footers before = vhd->footers;
-    uint64_t place = new_footer_place(&before, size);
+    uint64_t place = new_footer_place(&before, size_bytes);
     if (place == before.tail_offset) {
         return ERROR_SUCCESS;
     }
     vd_error error = vd_vhd_put_tail(vhd, place);
-    if (error == ERROR_SUCCESS && size > before.file_size) {
+    if (error == ERROR_SUCCESS && size_bytes > before.file_size) {
         error = vd_file_allocate(vhd->image.file, before.file_size,
-                                 size - before.file_size);
+                                 size_bytes - before.file_size);
         error = error == ERROR_NOT_SUPPORTED ? ERROR_SUCCESS : error;
     }
     return error != ERROR_SUCCESS ? undo(vhd, &before, error) : error;
@@ -108,7 +109,7 @@ grow_fixed(struct vd_vhd_image *vhd, uint64_t size)
 {
     uint64_t old_size = vhd->footers.footer.current_size;
     uint64_t old_end = vhd->footers.file_size;
-    vd_error error = extend(vhd, size);
+    vd_error error = vd_vhd_extend(vhd, size);
     if (error != ERROR_SUCCESS) {
         return error;
     }

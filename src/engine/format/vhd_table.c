@@ -161,29 +161,28 @@ meets(const struct vd_vhd_range *range, uint64_t offset, uint64_t end)
     return range->offset < end && offset < range->offset + range->length;
 }
 
-/* Whether nothing but the table itself lies before `end`. */
-static bool
-has_room(struct vd_vhd_image *vhd, uint64_t end)
+bool
+vd_vhd_is_free(struct vd_vhd_image *vhd, uint64_t start, uint64_t end,
+               uint64_t but)
 {
-    uint64_t table = vhd->header.table_offset;
     uint64_t length = (uint64_t)vhd->bitmap_size + vhd->header.block_size;
     for (size_t i = 0; i < vhd->range_count; i++) {
-        if (vhd->ranges[i].offset != table &&
-            meets(&vhd->ranges[i], table, end)) {
+        if (vhd->ranges[i].offset != but &&
+            meets(&vhd->ranges[i], start, end)) {
             return false;
         }
     }
     for (size_t i = 0; i < vhd->space.count; i++) {
         struct vd_vhd_range range = {vhd->space.blocks[i].place, length};
-        if (meets(&range, table, end)) {
-            return false; /* somebody may read there, or a block go there */
+        if (meets(&range, start, end)) {
+            return false; /* a new block may go there */
         }
     }
     for (uint64_t block = 0; block < vhd->blocks; block++) {
         uint32_t entry = entry_of(vhd, block);
         struct vd_vhd_range range = {(uint64_t)entry * VHD_SECTOR_SIZE,
                                      length};
-        if (entry != VHD_UNUSED && meets(&range, table, end)) {
+        if (entry != VHD_UNUSED && meets(&range, start, end)) {
             return false;
         }
     }
@@ -229,8 +228,9 @@ vd_vhd_table_grow(struct vd_vhd_image *vhd, uint64_t entries)
     }
     clear_surplus(vhd);
     uint64_t place = vhd->header.table_offset;
-    bool fits = has_room(
-        vhd, round_up(place + entries * sizeof(uint32_t), VHD_SECTOR_SIZE));
+    bool fits = vd_vhd_is_free(
+        vhd, place,
+        round_up(place + entries * sizeof(uint32_t), VHD_SECTOR_SIZE), place);
     if (!fits) {
         place = vd_vhd_table_place(vhd, vhd->next_free);
     }
