@@ -221,7 +221,8 @@ test_vhd(void)
              set_guid(handle, SET(VIRTUAL_DISK_ID), &some_id));
     CHECK_EQ(ERROR_NOT_SUPPORTED, set_sector_size(handle, 4096));
     close_handle(handle);
-    /* FORMATS: at 68 of the footer, the last sector and the first. */
+    /* At 68 of the footer, the last sector and the first; as Windows writes
+     * it, in the order of memory, its first three fields little-endian. */
     uint8_t footers[2][512];
     FILE *file = fopen(path_of("a.vhd"), "rb");
     CHECK(file != NULL && fread(footers[0], 512, 1, file) == 1 &&
@@ -229,8 +230,8 @@ test_vhd(void)
           fread(footers[1], 512, 1, file) == 1);
     fclose(file);
     CHECK_BYTES(footers[0], footers[1], 512);
-    static const uint8_t on_disk[16] = {0xA0, 0xA1, 0xA2, 0xA3, 0xB0, 0xB1,
-                                        0xC0, 0xC1, 1,    2,    3,    4};
+    static const uint8_t on_disk[16] = {0xA3, 0xA2, 0xA1, 0xA0, 0xB1, 0xB0,
+                                        0xC1, 0xC0, 1,    2,    3,    4};
     CHECK_BYTES(on_disk, footers[0] + 68, 16);
 }
 
