@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -153,19 +154,25 @@ def chain(path: StrPath) -> tuple[ChainLink, ...]:
     return tuple(links)
 
 
-def _is_disk(path: str) -> bool:
-    """Whether a path names a disk, and not a volume or a file."""
-    if WINDOWS:
-        name = path.lower()
-        return re.fullmatch(r"\\\\[.?]\\(physicaldrive|cdrom)\d+", name) is not None
-    try:
-        status = os.stat(path)
-    except OSError:
-        return False
-    if not stat.S_ISBLK(status.st_mode):
-        return False
-    number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-    return not os.path.exists(f"/sys/dev/block/{number}/partition")
+if sys.platform == "win32":
+
+    def _is_disk(path: str) -> bool:
+        """Whether a path names a disk, and not a volume or a file."""
+        disk = r"\\\\[.?]\\(physicaldrive|cdrom)\d+"
+        return re.fullmatch(disk, path.lower()) is not None
+
+else:
+
+    def _is_disk(path: str) -> bool:
+        """Whether a path names a disk, and not a volume or a file."""
+        try:
+            status = os.stat(path)
+        except OSError:
+            return False
+        if not stat.S_ISBLK(status.st_mode):
+            return False
+        number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        return not os.path.exists(f"/sys/dev/block/{number}/partition")
 
 
 def dependencies(path: StrPath, *, hosted: bool = False) -> list[StorageDependency]:
