@@ -20,7 +20,8 @@ c_format() {
 # The same code as Windows sees it, and the tests that run there only.
 mypy_windows() {
     mypy --platform win32 virtdisk &&
-        MYPYPATH=tests/wine/guest/recorded mypy --platform win32 tests/wine/guest/*/*.py
+        MYPYPATH=tests/wine/guest:tests/wine/guest/recorded \
+            mypy --platform win32 tests/wine/guest/*/*.py
 }
 
 shell_syntax() {

@@ -23,6 +23,7 @@ import sysconfig
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Final
 
 from support import ROOT, missing, require_tool
@@ -45,7 +46,8 @@ WARNINGS: Final = (
     "-Wstrict-prototypes",
     "-Werror",
 )
-DEFINES: Final = ("-DPy_LIMITED_API=0x030b0000",)
+# What setup.py defines on Windows, but for its version.
+DEFINES: Final = ("-DPy_LIMITED_API=0x030b0000", "-DWIN32_LEAN_AND_MEAN=1")
 WINDOWS_10: Final = "-D_WIN32_WINNT=0x0A00"
 
 # What VirtDisk.lib of Windows 8 exports (API.md 1.2), and nothing younger:
@@ -73,6 +75,9 @@ VIRTDISK_EXPORTS: Final = (
     "SetVirtualDiskInformation",
     "SetVirtualDiskMetadata",
 )
+
+# How the sources of the double are named that an older Windows lacks.
+NEWER_THAN_WINDOWS_8: Final = "windows10"
 
 # Of the standard library, what neither the product nor pytest needs.
 LIB_UNUSED: Final = shutil.ignore_patterns(
@@ -308,6 +313,7 @@ class Bench:
 
     Attributes:
         stage: Drive P:, the tree.
+        old: The same as an older Windows has it.
         work: Drive W:, where results are written.
     """
 
@@ -317,10 +323,17 @@ class Bench:
             missing(f"Wine runs x64 programs on x86-64, not {platform.machine()}")
         self.cache = cache
         self.stage = directory / "stage"
+        self.old = directory / "old"
         self.work = directory / "work"
         self.libraries = directory / "lib"
         self.include = directory / "include"
-        for path in (self.stage, self.work, self.libraries, self.include):
+        for path in (
+            self.stage,
+            self.old,
+            self.work,
+            self.libraries,
+            self.include,
+        ):
             path.mkdir()
         tool = "x86_64-w64-mingw32-"
         package = "gcc-mingw-w64-x86-64-win32"
@@ -338,8 +351,9 @@ class Bench:
         self.lay_out_python()
         copy_headers(self.include)
         self.build_python()
-        self.build_double()
+        self.build_doubles()
         self.build_extension()
+        self.lay_out_old()
 
     def lay_out_python(self) -> None:
         """The parts that are not compiled here."""
@@ -407,14 +421,36 @@ class Bench:
             *("-o", self.stage / "python3.dll", empty, definition),
         )
 
-    def build_double(self) -> None:
-        """The recording virtdisk.dll."""
-        self.link(
-            *(*WARNINGS, *DEFINES, "-shared"),
-            *("-o", self.stage / "virtdisk.dll"),
-            *sorted((HERE / "double").glob("*.c")),
-            "-ladvapi32",
-        )
+    def compile(
+        self, sources: Sequence[pathlib.Path], *flags: str | os.PathLike[str]
+    ) -> list[pathlib.Path]:
+        """Makes an object of each source, several at a time."""
+
+        def make(source: pathlib.Path) -> pathlib.Path:
+            result = self.libraries / f"{source.stem}.o"
+            run(
+                *(self.gcc, "-O2", WINDOWS_10, *WARNINGS, *DEFINES, *flags),
+                *("-c", source, "-o", result),
+            )
+            return result
+
+        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(make, sources))
+
+    def build_doubles(self) -> None:
+        """The recording virtdisk.dll: of today, and of an older Windows."""
+        objects = self.compile(sorted((HERE / "double").glob("*.c")))
+        newer = NEWER_THAN_WINDOWS_8
+        older = [path for path in objects if not path.name.startswith(newer)]
+        for stage, parts in ((self.stage, objects), (self.old, older)):
+            dll = stage / "virtdisk.dll"
+            self.link("-shared", "-o", dll, *parts, "-ladvapi32")
+
+    def lay_out_old(self) -> None:
+        """All of the tree but the recording virtdisk.dll."""
+        for path in self.stage.iterdir():
+            if path.name != "virtdisk.dll":
+                (self.old / path.name).symlink_to(path)
 
     def build_extension(self) -> None:
         """The package, with the extension module built for Windows."""
@@ -422,12 +458,14 @@ class Bench:
         ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd")
         shutil.copytree(ROOT / "virtdisk", package, ignore=ignored)
         self.import_library("virtdisk", VIRTDISK_EXPORTS)
-        self.link(
-            *(*WARNINGS, *DEFINES, "-shared"),
+        objects = self.compile(
+            sources(),
             *("-I", self.include / "virtdisk"),
             *("-isystem", self.include / "python"),
-            *("-o", package / "_virtdisk.pyd"),
-            *sources(),
+        )
+        self.link(
+            *("-shared", "-o", package / "_virtdisk.pyd"),
+            *objects,
             *(f"-L{self.libraries}", "-lpython3", "-lvirtdisk", "-ladvapi32"),
         )
 
@@ -470,20 +508,25 @@ class Bench:
         }
 
     def python(
-        self, *arguments: str, dll: str = "n", **environment: str
+        self,
+        *arguments: str,
+        dll: str = "n",
+        stage: pathlib.Path | None = None,
+        **environment: str,
     ) -> subprocess.CompletedProcess[str]:
         """Runs the Windows Python.
 
         Args:
             arguments: Its arguments.
             dll: Whose virtdisk.dll is loaded: "n" the double, "b" Wine's.
+            stage: The tree that is drive P:; None: the one of today.
             environment: Variables for the guest.
 
         Returns:
             Its exit status and output.
         """
         prefix = self.prefix()
-        for letter, target in (("p:", self.stage), ("w:", self.work)):
+        for letter, target in (("p:", stage or self.stage), ("w:", self.work)):
             drive = prefix / "dosdevices" / letter
             drive.unlink(missing_ok=True)
             drive.symlink_to(target)
@@ -507,13 +550,14 @@ class Bench:
             # Only this prefix's processes; there may be none.
             subprocess.run((self.wineserver, "-k"), env=wine, check=False)
 
-    def pytest(self, name: str, dll: str) -> subprocess.CompletedProcess[str]:
+    def pytest(self, name: str) -> subprocess.CompletedProcess[str]:
         """Runs a folder of guest tests; results go to W:\\<name>.xml."""
         return self.python(
             *("-m", "pytest", "-q", "-c", rf"P:\tests\{name}\pytest.ini"),
             *(rf"--junitxml=W:\{name}.xml", rf"--basetemp=W:\{name}-temp"),
             rf"P:\tests\{name}",
-            dll=dll,
+            dll="b" if name == "stub" else "n",
+            stage=self.old if name == "old" else self.stage,
             DOUBLE_LOG=rf"W:\{name}-calls.jsonl",
         )
 

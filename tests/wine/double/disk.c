@@ -5,9 +5,11 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
     DISKS = 256,
+    MAX_PARAMETERS = 256,
     STATUS_PENDING_ = 0x103,
 };
 
@@ -16,6 +18,9 @@ struct disk {
     HANDLE peer;   /* ours; NULL: the slot is free */
     OVERLAPPED *overlapped;
     DWORD final;
+    const void *parameters;
+    size_t size;
+    unsigned char copy[MAX_PARAMETERS]; /* of them, from the start */
 };
 
 static SRWLOCK lock = SRWLOCK_INIT;
@@ -117,7 +122,8 @@ start_read(HANDLE handle, OVERLAPPED *overlapped)
 }
 
 DWORD
-disk_start(HANDLE handle, OVERLAPPED *overlapped, DWORD final)
+disk_start(HANDLE handle, OVERLAPPED *overlapped, DWORD final,
+           const void *parameters, size_t size)
 {
     AcquireSRWLockExclusive(&lock);
     struct disk *disk = find(handle);
@@ -126,6 +132,11 @@ disk_start(HANDLE handle, OVERLAPPED *overlapped, DWORD final)
     }
     disk->overlapped = overlapped;
     disk->final = final;
+    disk->parameters = parameters;
+    disk->size = parameters != NULL ? size : 0;
+    if (disk->size != 0) {
+        memcpy(disk->copy, parameters, size);
+    }
     ReleaseSRWLockExclusive(&lock);
     if (final == ERROR_SUCCESS) {
         return start_read(handle, overlapped);
@@ -136,8 +147,18 @@ disk_start(HANDLE handle, OVERLAPPED *overlapped, DWORD final)
     return ERROR_IO_PENDING;
 }
 
-/* Ends the operation pending on a handle with the status of the script. */
-__declspec(dllexport) void WINAPI
+/* Whether the system could still have read what the operation was given. */
+static bool
+is_intact(const struct disk *disk)
+{
+    return disk->size == 0 ||
+           (record_is_readable(disk->parameters, disk->size) &&
+            memcmp(disk->parameters, disk->copy, disk->size) == 0);
+}
+
+/* Ends the operation pending on a handle with the status of the script.
+ * FALSE: what it was given had changed meanwhile. */
+__declspec(dllexport) BOOL WINAPI
 double_complete(HANDLE handle)
 {
     DWORD written = 0;
@@ -147,6 +168,7 @@ double_complete(HANDLE handle)
     if (disk == NULL || disk->overlapped == NULL) {
         abort();
     }
+    BOOL intact = is_intact(disk);
     if (disk->final == ERROR_SUCCESS) {
         WriteFile(disk->peer, "!", 1, &written, NULL);
     }
@@ -157,6 +179,7 @@ double_complete(HANDLE handle)
     }
     disk->overlapped = NULL;
     ReleaseSRWLockExclusive(&lock);
+    return intact;
 }
 
 /* Whether a read still waits on the handle: if so, it takes the byte. */

@@ -14,8 +14,9 @@ HANDLE disk_create(void);
 bool disk_exists(HANDLE handle);
 
 /* Starts an operation that ends with this status; ERROR_IO_PENDING if it
- * did start. */
-DWORD disk_start(HANDLE handle, OVERLAPPED *overlapped, DWORD final);
+ * did start.  Its parameters must stay as they are until then. */
+DWORD disk_start(HANDLE handle, OVERLAPPED *overlapped, DWORD final,
+                 const void *parameters, size_t size);
 
 /* The status of an operation as a Win32 code, pending or ended. */
 DWORD disk_status(const OVERLAPPED *overlapped);

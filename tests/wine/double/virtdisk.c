@@ -1,173 +1,33 @@
 /*
- * virtdisk.dll, a recording test double: the functions bound so far.
- *
- * It implements nothing.  Every function writes down the exact bits it was
- * handed (record.h) and answers what the test told it to (script.h).
- * Structures are raw bytes of the sizes that Microsoft's metadata publishes
- * for x64; no virtdisk.h is included, so that a wrong header, structure or
- * calling convention in the code under test cannot cancel out.
+ * A recording virtdisk.dll for Windows x64: the life of a disk and what is
+ * known about it.  The other functions are in operations.c, metadata.c and
+ * windows10.c.
  */
-#include "disk.h"
-#include "script.h"
+#include "call.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-#define EXPORT __declspec(dllexport) DWORD WINAPI
-
 enum {
-    SIZE_VIRTUAL_STORAGE_TYPE = 20,
     SIZE_OPEN_VIRTUAL_DISK_PARAMETERS = 44,
+    SIZE_CREATE_VIRTUAL_DISK_PARAMETERS = 184,
     SIZE_ATTACH_VIRTUAL_DISK_PARAMETERS = 24,
     SIZE_GET_VIRTUAL_DISK_INFO = 32,
-    SIZE_VIRTUAL_DISK_PROGRESS = 24,
-    SIZE_RAW_SCSI_VIRTUAL_DISK_PARAMETERS = 48,
-    SIZE_RAW_SCSI_VIRTUAL_DISK_RESPONSE = 12,
-    /* What the double writes where data and sense data are asked for. */
-    DATA_BYTE = 0x5A,
-    SENSE_BYTE = 0x6B,
-    GATE_TIMEOUT_MS = 20000,
+    SIZE_SET_VIRTUAL_DISK_INFO = 32,
+    /* Of STORAGE_DEPENDENCY_INFO, what the caller fills. */
+    SIZE_STORAGE_DEPENDENCY_INFO_HEAD = 8,
+    SIZE_STORAGE_DEPENDENCY_INFO_TYPE_2 = 64,
 };
 
-struct call {
-    struct record record;
-    struct answer answer;
-};
+/* ------------------------------------------------------ open and create */
 
-/* ------------------------------------------------------------------ gate */
-
-static HANDLE
-semaphore(HANDLE *place)
-{
-    if (*place == NULL) {
-        HANDLE made = CreateSemaphoreW(NULL, 0, 1024, NULL);
-
-        if (InterlockedCompareExchangePointer(place, made, NULL) != NULL) {
-            CloseHandle(made);
-        }
-    }
-    return *place;
-}
-
-static HANDLE entered;
-static HANDLE leaving;
-
-/* A call under the gate shows that other Python threads run meanwhile: if
- * the caller kept the GIL, nobody could let it out. */
+/* A new handle; after a failure one that must be left alone. */
 static void
-pass_gate(struct call *call)
+give_handle(struct call *call, HANDLE *handle)
 {
-    if (call->answer.gate == 0) {
-        return;
-    }
-    ReleaseSemaphore(semaphore(&entered), 1, NULL);
-    DWORD waited = WaitForSingleObject(semaphore(&leaving), GATE_TIMEOUT_MS);
-    record_bool(&call->record, "left", waited == WAIT_OBJECT_0);
-}
+    bool success = call->answer.result == ERROR_SUCCESS;
 
-/* Waits until a call has come to the gate. */
-__declspec(dllexport) BOOL WINAPI
-double_wait_entered(void)
-{
-    return WaitForSingleObject(semaphore(&entered), GATE_TIMEOUT_MS) ==
-           WAIT_OBJECT_0;
-}
-
-/* Lets one call out. */
-__declspec(dllexport) void WINAPI
-double_leave(void)
-{
-    ReleaseSemaphore(semaphore(&leaving), 1, NULL);
-}
-
-/* ------------------------------------------------------- parts of a call */
-
-static void
-begin_versioned(struct call *call, const char *function, const DWORD *version)
-{
-    bool known = version != NULL && record_is_readable(version, 4);
-
-    call->answer = script_next(function, known ? *version : 0);
-    record_begin(&call->record, function);
-}
-
-static void
-begin(struct call *call, const char *function)
-{
-    begin_versioned(call, function, NULL);
-}
-
-static DWORD
-end(struct call *call, DWORD result)
-{
-    pass_gate(call);
-    record_end(&call->record, result);
-    free(call->answer.data);
-    return result;
-}
-
-static DWORD
-use_handle(struct call *call, HANDLE handle)
-{
-    record_number(&call->record, "VirtualDiskHandle",
-                  (uint64_t)(uintptr_t)handle);
-    return disk_exists(handle) ? call->answer.result : ERROR_INVALID_HANDLE;
-}
-
-static void
-record_overlapped(struct record *record, const OVERLAPPED *overlapped)
-{
-    record_bytes(record, "Overlapped", overlapped,
-                 offsetof(OVERLAPPED, hEvent));
-    if (overlapped != NULL) {
-        record_number(record, "OverlappedAddress",
-                      (uint64_t)(uintptr_t)overlapped);
-        record_number(record, "hEvent",
-                      (uint64_t)(uintptr_t)overlapped->hEvent);
-    }
-}
-
-static void
-record_descriptor(struct record *record, void *descriptor)
-{
-    DWORD size = 0;
-
-    if (descriptor != NULL) {
-        size = GetSecurityDescriptorLength(descriptor);
-        record_bool(record, "IsValidSecurityDescriptor",
-                    IsValidSecurityDescriptor(descriptor));
-    }
-    record_bytes(record, "SecurityDescriptor", descriptor, size);
-}
-
-/* The documented rule of functions that fill a buffer: too small a one is
- * ERROR_INSUFFICIENT_BUFFER and the size it must have. */
-static DWORD
-fill(const struct answer *answer, ULONG *size, void *buffer)
-{
-    ULONG given = *size;
-    bool fits = buffer != NULL && given >= answer->size;
-
-    *size = answer->needed != 0 ? answer->needed : (ULONG)answer->size;
-    if (answer->needed != 0 || !fits) {
-        return ERROR_INSUFFICIENT_BUFFER;
-    }
-    if (answer->size != 0) {
-        memcpy(buffer, answer->data, answer->size);
-    }
-    return ERROR_SUCCESS;
-}
-
-/* ---------------------------------------------------------- the functions */
-
-/* *Handle is undefined after a failure; here it is a handle that the caller
- * must not close. */
-__declspec(dllexport) HANDLE WINAPI
-double_decoy(void)
-{
-    static HANDLE decoy;
-
-    return semaphore(&decoy);
+    *handle = success ? disk_create() : call_decoy();
+    record_number(&call->record, "Handle", (uint64_t)(uintptr_t)*handle);
 }
 
 EXPORT
@@ -176,7 +36,7 @@ OpenVirtualDisk(const void *type, const WCHAR *path, DWORD mask, DWORD flags,
 {
     struct call call;
 
-    begin_versioned(&call, "OpenVirtualDisk", parameters);
+    call_begin_versioned(&call, "OpenVirtualDisk", parameters);
     record_bytes(&call.record, "VirtualStorageType", type,
                  SIZE_VIRTUAL_STORAGE_TYPE);
     record_text(&call.record, "Path", path);
@@ -184,10 +44,57 @@ OpenVirtualDisk(const void *type, const WCHAR *path, DWORD mask, DWORD flags,
     record_number(&call.record, "Flags", flags);
     record_bytes(&call.record, "Parameters", parameters,
                  SIZE_OPEN_VIRTUAL_DISK_PARAMETERS);
-    *handle =
-        call.answer.result == ERROR_SUCCESS ? disk_create() : double_decoy();
-    return end(&call, call.answer.result);
+    give_handle(&call, handle);
+    return call_end(&call, call.answer.result);
 }
+
+/* The paths of CREATE_VIRTUAL_DISK_PARAMETERS: version 2 put a member
+ * before them, version 3 one more path behind. */
+static void
+record_create_paths(struct call *call, const void *parameters)
+{
+    DWORD version = 0;
+
+    if (parameters == NULL ||
+        !record_is_readable(parameters, SIZE_CREATE_VIRTUAL_DISK_PARAMETERS)) {
+        return;
+    }
+    memcpy(&version, parameters, sizeof(version));
+    bool first = version == 1;
+    call_text_member(call, "ParentPath", parameters, first ? 40 : 48);
+    call_text_member(call, "SourcePath", parameters, first ? 48 : 56);
+    if (version >= 3) {
+        call_text_member(call, "SourceLimitPath", parameters, 128);
+    }
+}
+
+EXPORT
+CreateVirtualDisk(const void *type, const WCHAR *path, DWORD mask,
+                  void *descriptor, DWORD flags, ULONG provider_flags,
+                  const void *parameters, OVERLAPPED *overlapped,
+                  HANDLE *handle)
+{
+    struct call call;
+
+    call_begin_versioned(&call, "CreateVirtualDisk", parameters);
+    record_bytes(&call.record, "VirtualStorageType", type,
+                 SIZE_VIRTUAL_STORAGE_TYPE);
+    record_text(&call.record, "Path", path);
+    record_number(&call.record, "VirtualDiskAccessMask", mask);
+    call_descriptor(&call, descriptor);
+    record_number(&call.record, "Flags", flags);
+    record_number(&call.record, "ProviderSpecificFlags", provider_flags);
+    record_bytes(&call.record, "Parameters", parameters,
+                 SIZE_CREATE_VIRTUAL_DISK_PARAMETERS);
+    record_create_paths(&call, parameters);
+    call_overlapped(&call, overlapped);
+    give_handle(&call, handle);
+    DWORD result = call_go_on(&call, call.answer.result, *handle, overlapped,
+                              parameters, SIZE_CREATE_VIRTUAL_DISK_PARAMETERS);
+    return call_end(&call, result);
+}
+
+/* ------------------------------------------------------ attach and detach */
 
 EXPORT
 AttachVirtualDisk(HANDLE handle, void *descriptor, DWORD flags,
@@ -196,19 +103,17 @@ AttachVirtualDisk(HANDLE handle, void *descriptor, DWORD flags,
 {
     struct call call;
 
-    begin_versioned(&call, "AttachVirtualDisk", parameters);
-    DWORD result = use_handle(&call, handle);
-    record_descriptor(&call.record, descriptor);
+    call_begin_versioned(&call, "AttachVirtualDisk", parameters);
+    DWORD result = call_handle(&call, handle);
+    call_descriptor(&call, descriptor);
     record_number(&call.record, "Flags", flags);
     record_number(&call.record, "ProviderSpecificFlags", provider_flags);
     record_bytes(&call.record, "Parameters", parameters,
                  SIZE_ATTACH_VIRTUAL_DISK_PARAMETERS);
-    record_overlapped(&call.record, overlapped);
-    if (result == ERROR_SUCCESS && overlapped != NULL &&
-        call.answer.pending != 0) {
-        result = disk_start(handle, overlapped, call.answer.final);
-    }
-    return end(&call, result);
+    call_overlapped(&call, overlapped);
+    result = call_go_on(&call, result, handle, overlapped, parameters,
+                        SIZE_ATTACH_VIRTUAL_DISK_PARAMETERS);
+    return call_end(&call, result);
 }
 
 EXPORT
@@ -216,26 +121,28 @@ DetachVirtualDisk(HANDLE handle, DWORD flags, ULONG provider_flags)
 {
     struct call call;
 
-    begin(&call, "DetachVirtualDisk");
-    DWORD result = use_handle(&call, handle);
+    call_begin(&call, "DetachVirtualDisk");
+    DWORD result = call_handle(&call, handle);
     record_number(&call.record, "Flags", flags);
     record_number(&call.record, "ProviderSpecificFlags", provider_flags);
-    return end(&call, result);
+    return call_end(&call, result);
 }
+
+/* ------------------------------------------------------------------ paths */
 
 EXPORT
 GetVirtualDiskPhysicalPath(HANDLE handle, ULONG *size, WCHAR *buffer)
 {
     struct call call;
 
-    begin(&call, "GetVirtualDiskPhysicalPath");
-    DWORD result = use_handle(&call, handle);
+    call_begin(&call, "GetVirtualDiskPhysicalPath");
+    DWORD result = call_handle(&call, handle);
     record_number(&call.record, "DiskPathSizeInBytes", *size);
     record_bool(&call.record, "DiskPath", buffer != NULL);
     if (result == ERROR_SUCCESS) {
-        result = fill(&call.answer, size, buffer);
+        result = call_fill(&call, size, buffer);
     }
-    return end(&call, result);
+    return call_end(&call, result);
 }
 
 EXPORT
@@ -243,147 +150,130 @@ GetAllAttachedVirtualDiskPhysicalPaths(ULONG *size, WCHAR *buffer)
 {
     struct call call;
 
-    begin(&call, "GetAllAttachedVirtualDiskPhysicalPaths");
+    call_begin(&call, "GetAllAttachedVirtualDiskPhysicalPaths");
     DWORD result = call.answer.result;
     record_number(&call.record, "PathsBufferSizeInBytes", *size);
     record_bool(&call.record, "PathsBuffer", buffer != NULL);
     if (result == ERROR_SUCCESS) {
-        result = fill(&call.answer, size, buffer);
+        result = call_fill(&call, size, buffer);
     }
-    return end(&call, result);
+    return call_end(&call, result);
 }
+
+/* ------------------------------------------------------------ information */
 
 EXPORT
 GetVirtualDiskInformation(HANDLE handle, ULONG *size, void *info, ULONG *used)
 {
     struct call call;
 
-    begin_versioned(&call, "GetVirtualDiskInformation", info);
-    DWORD result = use_handle(&call, handle);
+    call_begin_versioned(&call, "GetVirtualDiskInformation", info);
+    DWORD result = call_handle(&call, handle);
     record_number(&call.record, "VirtualDiskInfoSize", *size);
     record_bytes(&call.record, "VirtualDiskInfo", info,
                  SIZE_GET_VIRTUAL_DISK_INFO);
+    record_bool(&call.record, "SizeUsed", used != NULL);
     if (result == ERROR_SUCCESS) {
-        result = fill(&call.answer, size, info);
+        result = call_fill(&call, size, info);
     }
     if (used != NULL) {
         *used = *size;
     }
-    return end(&call, result);
+    return call_end(&call, result);
+}
+
+/* The classes of SET_VIRTUAL_DISK_INFO_VERSION that hold a path, and where. */
+static void
+record_info_path(struct call *call, const void *info)
+{
+    DWORD version = 0;
+
+    if (info == NULL ||
+        !record_is_readable(info, SIZE_SET_VIRTUAL_DISK_INFO)) {
+        return;
+    }
+    memcpy(&version, info, sizeof(version));
+    size_t offset = version == 1 ? 8 : version == 3 ? 16 : 24;
+    if (version == 1 || version == 3 || version == 7) {
+        call_text_member(call, "ParentFilePath", info, offset);
+    }
 }
 
 EXPORT
-GetVirtualDiskOperationProgress(HANDLE handle, const OVERLAPPED *overlapped,
-                                void *progress)
+SetVirtualDiskInformation(HANDLE handle, const void *info)
 {
-    struct {
-        ULONG status;
-        ULONGLONG current;
-        ULONGLONG completion;
-    } now = {disk_status(overlapped), 0, 100};
     struct call call;
 
-    begin(&call, "GetVirtualDiskOperationProgress");
-    DWORD result = use_handle(&call, handle);
-    record_number(&call.record, "OverlappedAddress",
-                  (uint64_t)(uintptr_t)overlapped);
-    record_bytes(&call.record, "Progress", progress,
-                 SIZE_VIRTUAL_DISK_PROGRESS);
-    if (result == ERROR_SUCCESS && call.answer.size == sizeof now) {
-        memcpy(progress, call.answer.data, sizeof now);
-    }
-    else if (result == ERROR_SUCCESS) {
-        memcpy(progress, &now, sizeof now);
-    }
-    return end(&call, result);
+    call_begin_versioned(&call, "SetVirtualDiskInformation", info);
+    DWORD result = call_handle(&call, handle);
+    record_bytes(&call.record, "VirtualDiskInfo", info,
+                 SIZE_SET_VIRTUAL_DISK_INFO);
+    record_info_path(&call, info);
+    return call_end(&call, result);
 }
+
+/* Entries of version 2 hold four pointers each; in the script they are
+ * offsets from the structure's start. */
+static void
+relocate_entries(unsigned char *info, size_t size)
+{
+    DWORD head[2];
+
+    memcpy(head, info, sizeof(head));
+    for (DWORD i = 0; head[0] == 2 && i < head[1]; i++) {
+        for (size_t member = 32; member < 64; member += sizeof(void *)) {
+            size_t place = SIZE_STORAGE_DEPENDENCY_INFO_HEAD +
+                           i * SIZE_STORAGE_DEPENDENCY_INFO_TYPE_2 + member;
+            uintptr_t offset;
+
+            if (place + sizeof offset > size) {
+                return;
+            }
+            memcpy(&offset, info + place, sizeof(offset));
+            offset = offset != 0 ? (uintptr_t)info + offset : 0;
+            memcpy(info + place, &offset, sizeof(offset));
+        }
+    }
+}
+
+EXPORT
+GetStorageDependencyInformation(HANDLE object, DWORD flags, ULONG size,
+                                void *info, ULONG *used)
+{
+    DWORD information;
+    struct call call;
+
+    call_begin_versioned(&call, "GetStorageDependencyInformation", info);
+    DWORD result = call.answer.result;
+    record_number(&call.record, "ObjectHandle", (uint64_t)(uintptr_t)object);
+    record_bool(&call.record, "ObjectHandleIsOpen",
+                GetHandleInformation(object, &information));
+    record_number(&call.record, "Flags", flags);
+    record_number(&call.record, "StorageDependencyInfoSize", size);
+    record_bytes(&call.record, "StorageDependencyInfo", info,
+                 SIZE_STORAGE_DEPENDENCY_INFO_HEAD);
+    record_bool(&call.record, "SizeUsed", used != NULL);
+    if (result == ERROR_SUCCESS) {
+        result = call_fill(&call, &size, info);
+    }
+    if (result == ERROR_SUCCESS && size >= SIZE_STORAGE_DEPENDENCY_INFO_HEAD) {
+        relocate_entries(info, size);
+    }
+    if (used != NULL) {
+        *used = size;
+    }
+    return call_end(&call, result);
+}
+
+/* ---------------------------------------------------------------- parents */
 
 EXPORT
 AddVirtualDiskParent(HANDLE handle, const WCHAR *path)
 {
     struct call call;
 
-    begin(&call, "AddVirtualDiskParent");
-    DWORD result = use_handle(&call, handle);
+    call_begin(&call, "AddVirtualDiskParent");
+    DWORD result = call_handle(&call, handle);
     record_text(&call.record, "ParentPath", path);
-    return end(&call, result);
-}
-
-/* The members of RAW_SCSI_VIRTUAL_DISK_PARAMETERS that the double follows,
- * from their published places. */
-struct scsi {
-    bool data_in;
-    unsigned char cdb_length;
-    unsigned char sense_length;
-    DWORD data_length;
-    void *data;
-    void *sense;
-    void *cdb;
-};
-
-static struct scsi
-read_scsi(const unsigned char *parameters)
-{
-    struct scsi scsi = {
-        .data_in = parameters[12] != 0,
-        .cdb_length = parameters[13],
-        .sense_length = parameters[14],
-    };
-
-    memcpy(&scsi.data_length, parameters + 20, sizeof scsi.data_length);
-    memcpy(&scsi.data, parameters + 24, sizeof scsi.data);
-    memcpy(&scsi.sense, parameters + 32, sizeof scsi.sense);
-    memcpy(&scsi.cdb, parameters + 40, sizeof scsi.cdb);
-    return scsi;
-}
-
-/* The addresses, and what is there. */
-static void
-record_scsi(struct record *record, const struct scsi *scsi)
-{
-    record_number(record, "DataBuffer", (uint64_t)(uintptr_t)scsi->data);
-    record_number(record, "SenseInfo", (uint64_t)(uintptr_t)scsi->sense);
-    record_number(record, "CdbAddress", (uint64_t)(uintptr_t)scsi->cdb);
-    record_bytes(record, "Cdb", scsi->cdb, scsi->cdb_length);
-    record_bytes(record, "Data", scsi->data_in ? NULL : scsi->data,
-                 scsi->data_length);
-}
-
-static void
-answer_scsi(const struct answer *answer, const struct scsi *scsi,
-            void *response)
-{
-    if (scsi->data_in && scsi->data_length != 0) {
-        memset(scsi->data, DATA_BYTE, scsi->data_length);
-    }
-    if (scsi->sense_length != 0) {
-        memset(scsi->sense, SENSE_BYTE, scsi->sense_length);
-    }
-    if (answer->size == SIZE_RAW_SCSI_VIRTUAL_DISK_RESPONSE) {
-        memcpy(response, answer->data, answer->size);
-    }
-}
-
-EXPORT
-RawSCSIVirtualDisk(HANDLE handle, const void *parameters, DWORD flags,
-                   void *response)
-{
-    struct call call;
-
-    begin_versioned(&call, "RawSCSIVirtualDisk", parameters);
-    DWORD result = use_handle(&call, handle);
-    record_bytes(&call.record, "Parameters", parameters,
-                 SIZE_RAW_SCSI_VIRTUAL_DISK_PARAMETERS);
-    record_number(&call.record, "Flags", flags);
-    record_bytes(&call.record, "Response", response,
-                 SIZE_RAW_SCSI_VIRTUAL_DISK_RESPONSE);
-    if (record_is_readable(parameters,
-                           SIZE_RAW_SCSI_VIRTUAL_DISK_PARAMETERS)) {
-        struct scsi scsi = read_scsi(parameters);
-        record_scsi(&call.record, &scsi);
-        if (result == ERROR_SUCCESS) {
-            answer_scsi(&call.answer, &scsi, response);
-        }
-    }
-    return end(&call, result);
+    return call_end(&call, result);
 }

@@ -9,19 +9,16 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from collections.abc import Callable
+from typing import Any
 
 import pytest
+from calls import CALLS, FREE, NEWER, OBJECT, PROGRESS
 
 import virtdisk
 from virtdisk import _virtdisk
 
-# In Wine's DLL but not to be called, and how Python would call them.
-CALLS = {
-    "GetAllAttachedVirtualDiskPhysicalPaths": (
-        _virtdisk.GetAllAttachedVirtualDiskPhysicalPaths
-    ),
-}
+# In Wine's DLL but not to be called.
+STUBS = ["CreateVirtualDisk", "GetAllAttachedVirtualDiskPhysicalPaths"]
 
 
 def test_the_dll_is_wine_s() -> None:
@@ -38,18 +35,37 @@ def test_open_is_not_implemented() -> None:
     assert caught.value.filename == "C:\\disk.vhd"
 
 
-@pytest.mark.parametrize("function", sorted(CALLS))
+@pytest.mark.parametrize("function", STUBS)
 def test_what_would_end_the_process_is_refused(function: str) -> None:
-    call: Callable[[], object] = CALLS[function]
     with pytest.raises(NotImplementedError, match=f"Wine.*{function}"):
-        call()
+        FREE[function]()
 
 
-def test_what_a_system_is_too_old_for() -> None:
-    """Not exported: the module is loaded all the same, and says why."""
-    assert not hasattr(ctypes.WinDLL("virtdisk.dll"), "RawSCSIVirtualDisk")
-    call: Callable[..., object] = _virtdisk.RawSCSIVirtualDisk
-    with pytest.raises(NotImplementedError, match="Windows 10 or Windows Server 2016"):
+def test_dependencies_are_none() -> None:
+    # Wine's answers, with no entries.
+    assert _virtdisk.GetStorageDependencyInformation(OBJECT) == []
+
+
+@pytest.mark.parametrize("function", sorted([*CALLS, PROGRESS]))
+def test_no_function_of_a_disk_ends_the_process(function: str) -> None:
+    # There can be no handle, since nothing can be opened.
+    call: Any = getattr(_virtdisk, function)
+    with pytest.raises((TypeError, NotImplementedError)):
+        call(None)
+    with pytest.raises((TypeError, NotImplementedError)):
+        CALLS.get(function, call)(None)
+
+
+@pytest.mark.parametrize("function", NEWER)
+def test_what_a_system_is_too_old_for(function: str) -> None:
+    """Not exported: the module is loaded all the same."""
+    assert not hasattr(ctypes.WinDLL("virtdisk.dll"), function)
+
+
+def test_the_age_is_said() -> None:
+    """Of the others a Handle is the first thing to be missed."""
+    call: Any = _virtdisk.RawSCSIVirtualDisk
+    with pytest.raises(NotImplementedError, match=NEWER["RawSCSIVirtualDisk"]):
         call(None, b"")
 
 
