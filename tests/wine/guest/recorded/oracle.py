@@ -6,7 +6,6 @@ win32metadata, so it shares nothing with our header.
 
 from __future__ import annotations
 
-import collections
 import json
 import pathlib
 from collections.abc import Mapping
@@ -16,11 +15,8 @@ _ABI: Final = json.loads(
     (pathlib.Path(__file__).parents[1] / "vhd_abi.json").read_text("ascii")
 )
 CONSTANTS: Final[Mapping[str, int]] = _ABI["constants"]
-
-# What the tests of this session compared: functions, and the members of
-# structures that had a value other than zero.  The host wants all of them.
-compared_functions: Final[set[str]] = set()
-compared_members: Final[dict[str, set[str]]] = collections.defaultdict(set)
+# Each function's parameters, in their order.
+PARAMETERS: Final[Mapping[str, list[str]]] = _ABI["functions"]
 
 
 def constants(prefix: str) -> dict[str, int]:
@@ -28,12 +24,23 @@ def constants(prefix: str) -> dict[str, int]:
     return {name: value for name, value in CONSTANTS.items() if name.startswith(prefix)}
 
 
+def leaves(structure: str) -> set[str]:
+    """The members of a structure that have no members of their own."""
+    fields = _ABI["structs"][structure]["fields"]
+    return set(fields) - {name.rpartition(".")[0] for name in fields}
+
+
+def has_member(structure: str, member: str) -> bool:
+    """Whether a structure has a member of this path."""
+    return member in _ABI["structs"][structure]["fields"]
+
+
 def flags(enumeration: str) -> list[tuple[str, int]]:
     """Every single-bit member of an enumeration of flags."""
     return sorted(
         (name, value)
         for name, value in constants(f"{enumeration}_").items()
-        if value and value & (value - 1) == 0 and "DEFAULT" not in name
+        if value and value & (value - 1) == 0
     )
 
 
@@ -58,6 +65,4 @@ def pack(structure: str, members: Mapping[str, int | bytes]) -> bytes:
         assert size in {0, len(value)}, f"{structure}.{member}"
         image.extend(bytes(max(0, offset + len(value) - len(image))))
         image[offset : offset + len(value)] = value
-        if any(value):
-            compared_members[structure].add(member)
     return bytes(image)

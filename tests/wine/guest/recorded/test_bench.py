@@ -5,11 +5,16 @@ from __future__ import annotations
 import ctypes
 import sys
 import uuid
+from typing import TYPE_CHECKING
 
 import oracle
+import pytest
 from recorder import DLL, KERNEL32, Recorder
 
 from virtdisk import _virtdisk
+
+if TYPE_CHECKING:
+    from virtdisk._virtdisk import Handle
 
 assert sys.platform == "win32"
 
@@ -58,3 +63,41 @@ def test_a_wild_pointer_is_reported_not_followed(double: Recorder) -> None:
 
 def test_a_handle_that_is_not_a_disk_is_refused(double: Recorder) -> None:
     assert DLL.DetachVirtualDisk(ctypes.c_void_p(0x10), 0, 0) == 6
+
+
+def test_changed_parameters_of_a_pending_operation_are_seen(
+    double: Recorder, disk: Handle
+) -> None:
+    double.answer("CompactVirtualDisk", pending=1)
+    overlapped = (ctypes.c_void_p * 4)()
+    parameters = ctypes.create_string_buffer(b"\1\0\0\0\0\0\0\0", 8)
+    handle = ctypes.c_void_p(disk.value)
+    for changed in (False, True):
+        started = DLL.CompactVirtualDisk(handle, 0, parameters, overlapped)
+        assert started == 997
+        if changed:
+            parameters[4] = b"\1"
+            with pytest.raises(AssertionError, match="parameters"):
+                double.complete(disk.value)
+        else:
+            double.complete(disk.value)
+
+
+def test_every_function_is_exported() -> None:
+    for function in oracle.PARAMETERS:
+        assert hasattr(DLL, function), function
+
+
+def test_null_everywhere_is_recorded(double: Recorder, disk: Handle) -> None:
+    # Whatever a caller forgets must show, not end the process.
+    null = ctypes.c_void_p()
+    handle = ctypes.c_void_p(disk.value)
+    for function in ("TakeSnapshotVhdSet", "ModifyVhdSet", "ApplySnapshotVhdSet"):
+        assert getattr(DLL, function)(handle, null, 0) == 0
+    for function in ("MergeVirtualDisk", "MirrorVirtualDisk", "ForkVirtualDisk"):
+        assert getattr(DLL, function)(handle, 0, null, null) == 0
+    assert DLL.SetVirtualDiskInformation(handle, null) == 0
+    calls = double.calls()
+    assert len(calls) == 7
+    assert [call.get("Parameters") for call in calls] == [None] * 7
+    assert calls[-1]["VirtualDiskInfo"] is None

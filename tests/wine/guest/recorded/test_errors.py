@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import CALLS, FREE, Call, Free
 from recorder import Recorder
 
 import virtdisk
@@ -50,17 +50,12 @@ CODES: list[tuple[int, str, type[OSError]]] = [
     (0xC03A0030, "ERROR_VHD_MISSING_CHANGE_TRACKING_INFORMATION", OSError),
     (0xC05CFF0A, "ERROR_VHD_SHARED", OSError),
 ]
-
-Call = Callable[["Handle"], object]
-CALLS: list[tuple[str, Call]] = [
-    ("AttachVirtualDisk", _virtdisk.AttachVirtualDisk),
-    ("DetachVirtualDisk", _virtdisk.DetachVirtualDisk),
-    ("GetVirtualDiskPhysicalPath", _virtdisk.GetVirtualDiskPhysicalPath),
-    (
-        "GetVirtualDiskInformation",
-        lambda disk: _virtdisk.GetVirtualDiskInformation(disk, 1),
-    ),
-]
+# Paths that calls.py gives to functions of a disk.
+GIVEN = {
+    "AddVirtualDiskParent": "C:\\parent.vhdx",
+    "MirrorVirtualDisk": "C:\\mirror.vhdx",
+    "ForkVirtualDisk": "C:\\fork.vhdx",
+}
 
 
 @pytest.mark.parametrize(("code", "name", "builtin"), CODES)
@@ -89,7 +84,7 @@ def test_a_code_nobody_knows(double: Recorder) -> None:
 
 
 @pytest.mark.parametrize("code", [5, 1314, 0xC03A001C])
-@pytest.mark.parametrize(("function", "call"), CALLS)
+@pytest.mark.parametrize(("function", "call"), CALLS.items())
 def test_every_function_raises(
     double: Recorder, disk: Handle, function: str, call: Call, code: int
 ) -> None:
@@ -98,7 +93,21 @@ def test_every_function_raises(
         call(disk)
     assert caught.value.winerror == code
     assert caught.value.function == function
-    assert caught.value.filename == disk.path
+    # The file that is the matter: the disk, or the path that was given.
+    assert caught.value.filename in {disk.path, GIVEN.get(function)}
+    assert double.names() == [function]
+
+
+@pytest.mark.parametrize("code", [5, 0xC03A0014])
+@pytest.mark.parametrize(("function", "call"), FREE.items())
+def test_every_function_without_a_disk_raises(
+    double: Recorder, function: str, call: Free, code: int
+) -> None:
+    double.answer(function, result=code)
+    with pytest.raises(virtdisk.VirtualDiskError) as caught:
+        call()
+    assert caught.value.winerror == code
+    assert caught.value.function == function
     assert double.names() == [function]
 
 

@@ -81,6 +81,7 @@ def assert_open(
             "Path": str(path),
             "VirtualDiskAccessMask": 0,
             "Flags": 0,
+            "Handle": call["Handle"],
             **expected,
         },
     )

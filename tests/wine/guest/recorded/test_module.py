@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import oracle
 import pytest
+from calls import ASYNCHRONOUS, CALLS, FREE, Call, Free
 from recorder import Recorder, handle_is_open
 
 from virtdisk import _virtdisk
@@ -20,11 +21,37 @@ if TYPE_CHECKING:
 
 _events: list[tuple[object, ...]] = []
 _listening = False
+_forbidding = False
+
+# What only asks about a disk that is open anyway is not audited.
+SILENT = {
+    "EnumerateVirtualDiskMetadata",
+    "GetAllAttachedVirtualDiskPhysicalPaths",
+    "GetVirtualDiskInformation",
+    "GetVirtualDiskMetadata",
+    "GetVirtualDiskPhysicalPath",
+    "QueryChangesVirtualDisk",
+}
+
+
+def ignoring_the_disk(call: Free) -> Call:
+    """A function without a disk, as one of a disk."""
+    return lambda disk: call()
+
+
+# Every function but that of an operation, each as of a disk.
+EVERY: dict[str, Call] = {
+    **CALLS,
+    **{name: ignoring_the_disk(call) for name, call in FREE.items()},
+}
 
 
 def _hook(event: str, arguments: tuple[object, ...]) -> None:
-    if _listening and event.startswith("virtdisk."):
-        _events.append((event, *arguments))
+    if not (_listening and event.startswith("virtdisk.")):
+        return
+    _events.append((event, *arguments))
+    if _forbidding:
+        raise RuntimeError(event)
 
 
 sys.addaudithook(_hook)
@@ -56,6 +83,37 @@ def test_audit_events(
         ("virtdisk.AddVirtualDiskParent", disk.path, path),
         ("virtdisk.RawSCSIVirtualDisk", disk.path, b"\x12\x34"),
     ]
+
+
+@pytest.mark.parametrize(("function", "call"), EVERY.items())
+def test_every_function_that_acts_is_audited(
+    double: Recorder,
+    disk: Handle,
+    events: list[tuple[object, ...]],
+    function: str,
+    call: Call,
+) -> None:
+    double.answer(function, result=5)
+    with pytest.raises(PermissionError):
+        call(disk)
+    names = [event[0] for event in events]
+    assert names == ([] if function in SILENT else [f"virtdisk.{function}"])
+    if function in CALLS and function not in SILENT:
+        assert events[0][1] == disk.path
+
+
+@pytest.mark.parametrize("function", sorted(EVERY.keys() - SILENT))
+def test_a_hook_may_forbid_every_one(
+    double: Recorder,
+    disk: Handle,
+    events: list[tuple[object, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "_forbidding", True)
+    with pytest.raises(RuntimeError, match=function):
+        EVERY[function](disk)
+    assert double.calls() == []
 
 
 def test_an_audit_hook_may_forbid(double: Recorder) -> None:
@@ -141,13 +199,19 @@ def test_the_process_may_end_while_an_operation_is_pending(
     double: Recorder,
 ) -> None:
     program = (
+        "import sys\n"
+        "sys.path.append('P:/tests')\n"
+        "from calls import ASYNCHRONOUS, start\n"
         "from virtdisk import _virtdisk\n"
         "disk = _virtdisk.OpenVirtualDisk('disk')\n"
-        "overlapped = _virtdisk.Overlapped()\n"
-        "_virtdisk.AttachVirtualDisk(disk, overlapped=overlapped)\n"
-        "print(overlapped.pending)\n"
+        "pending = []\n"
+        "for function in ASYNCHRONOUS:\n"
+        "    pending.append(_virtdisk.Overlapped())\n"
+        "    start(function, disk, pending[-1])\n"
+        "print(*(overlapped.pending for overlapped in pending))\n"
     )
-    double.answer("AttachVirtualDisk", pending=1)
+    for function in ASYNCHRONOUS:
+        double.answer(function, pending=1)
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-c", program],
         env={**os.environ, "DOUBLE_SCRIPT": double.script},
@@ -157,7 +221,8 @@ def test_the_process_may_end_while_an_operation_is_pending(
         timeout=120,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    expected = " ".join(["True"] * len(ASYNCHRONOUS)) + "\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
 
 
 def test_constants_are_those_of_microsoft() -> None:

@@ -60,6 +60,7 @@ VERSIONS: list[tuple[dict[str, Any], Members]] = [
 
 def expect(double: Recorder, **changed: Value) -> None:
     """The only call was OpenVirtualDisk with the defaults but for these."""
+    (call,) = double.calls()
     defaults: dict[str, Value] = {
         "VirtualStorageType": bytes(20),
         "Path": "C:\\disk.vhdx",
@@ -69,8 +70,8 @@ def expect(double: Recorder, **changed: Value) -> None:
             "OPEN_VIRTUAL_DISK_PARAMETERS",
             {"Version": 1, "Version1.RWDepth": 1},
         ),
+        "Handle": call["Handle"],
     }
-    (call,) = double.calls()
     double.assert_call(call, "OpenVirtualDisk", **{**defaults, **changed})
 
 
@@ -126,6 +127,7 @@ def test_flags(double: Recorder, name: str, value: int) -> None:
         *oracle.flags("VIRTUAL_DISK_ACCESS"),
         ("READ", 851968),
         ("ALL", 4128768),
+        ("WRITABLE", 3276800),
         ("every bit", 4294967295),
     ],
 )
@@ -196,6 +198,7 @@ def test_the_handle_is_the_one_given_and_closed_once(
 ) -> None:
     handle = _virtdisk.OpenVirtualDisk("C:\\disk.vhdx")
     value = handle.value
+    assert value == double.calls()[0]["Handle"]
     states = [(handle.closed, handle_is_open(value))]
     handle.close()
     states.append((handle.closed, handle_is_open(value)))

@@ -171,8 +171,9 @@ def test_progress_is_decoded_whole(double: Recorder, disk: Handle) -> None:
         double.calls()[-1],
         "GetVirtualDiskOperationProgress",
         VirtualDiskHandle=disk.value,
-        OverlappedAddress=address,
+        Overlapped=address,
         Progress=bytes(24),
+        Answer=oracle.pack("VIRTUAL_DISK_PROGRESS", members),
     )
     overlapped.cancel()
     assert overlapped.wait(LONG)

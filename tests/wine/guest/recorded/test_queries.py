@@ -134,6 +134,8 @@ def test_information(
         VirtualDiskHandle=disk.value,
         VirtualDiskInfoSize=call["VirtualDiskInfoSize"],
         VirtualDiskInfo=oracle.pack(INFO, {"Version": version}),
+        SizeUsed=False,
+        Answer=answer,
     )
     assert call["VirtualDiskInfoSize"] >= len(answer)
 
@@ -203,6 +205,7 @@ def test_physical_path(double: Recorder, disk: Handle, path: str) -> None:
         VirtualDiskHandle=disk.value,
         DiskPathSizeInBytes=call["DiskPathSizeInBytes"],
         DiskPath=True,
+        Answer=utf16(path),
     )
     assert call["DiskPathSizeInBytes"] >= len(utf16(path))
 
@@ -248,6 +251,7 @@ def test_all_attached(double: Recorder, paths: list[str]) -> None:
         "GetAllAttachedVirtualDiskPhysicalPaths",
         PathsBufferSizeInBytes=call["PathsBufferSizeInBytes"],
         PathsBuffer=True,
+        Answer=utf16(*paths, ""),
     )
 
 

@@ -109,7 +109,15 @@ def test_everything(double: Recorder, disk: Handle) -> None:
         "Version1.SenseInfoLength": 255,
         "Version1.SrbFlags": 0xFEDCBA98,
     }
-    expect(double, disk, members, Cdb=b"\xff", Flags=0x80000001, DataBuffer=0)
+    expect(
+        double,
+        disk,
+        members,
+        Cdb=b"\xff",
+        Flags=0x80000001,
+        DataBuffer=0,
+        Answer=oracle.pack(RESPONSE, answer),
+    )
 
 
 def test_failed_call(double: Recorder, disk: Handle) -> None:

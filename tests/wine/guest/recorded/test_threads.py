@@ -8,10 +8,10 @@ which its record says ("left").
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import CALLS, FREE, STARTS, Call
 from recorder import Recorder, handle_is_open
 
 from virtdisk import _virtdisk
@@ -19,57 +19,28 @@ from virtdisk import _virtdisk
 if TYPE_CHECKING:
     from virtdisk._virtdisk import Handle
 
-Call = Callable[["Handle"], object]
-
-
-def attach_overlapped(disk: Handle) -> None:
-    """An attach that succeeds at once."""
-    _virtdisk.AttachVirtualDisk(disk, overlapped=_virtdisk.Overlapped())
-
-
-CALLS: list[tuple[str, Call]] = [
-    (
-        "OpenVirtualDisk",
-        lambda disk: _virtdisk.OpenVirtualDisk("C:\\other.vhd").close(),
-    ),
-    ("AttachVirtualDisk", _virtdisk.AttachVirtualDisk),
-    ("AttachVirtualDisk", attach_overlapped),
-    ("DetachVirtualDisk", _virtdisk.DetachVirtualDisk),
-    ("GetVirtualDiskPhysicalPath", _virtdisk.GetVirtualDiskPhysicalPath),
-    (
-        "GetAllAttachedVirtualDiskPhysicalPaths",
-        lambda disk: _virtdisk.GetAllAttachedVirtualDiskPhysicalPaths(),
-    ),
-    (
-        "GetVirtualDiskInformation",
-        lambda disk: _virtdisk.GetVirtualDiskInformation(disk, 1),
-    ),
-    (
-        "AddVirtualDiskParent",
-        lambda disk: _virtdisk.AddVirtualDiskParent(disk, "C:\\parent.vhdx"),
-    ),
-    (
-        "RawSCSIVirtualDisk",
-        lambda disk: _virtdisk.RawSCSIVirtualDisk(
-            disk, bytes(6), data_in=bytearray(36)
-        ),
+WITH_HANDLE: list[tuple[str, Call]] = [
+    *CALLS.items(),
+    *(
+        (function, lambda disk, start=start: start(disk, _virtdisk.Overlapped()))
+        for function, start in STARTS.items()
     ),
 ]
-WITH_HANDLE = [
-    (function, call)
-    for function, call in CALLS
-    if function not in {"OpenVirtualDisk", "GetAllAttachedVirtualDiskPhysicalPaths"}
+# What the free functions open is not the disk's.
+EVERY: list[tuple[str, Call]] = [
+    *WITH_HANDLE,
+    *((function, lambda disk, call=call: call()) for function, call in FREE.items()),
 ]
 
 
 def hold(double: Recorder, function: str) -> None:
     """Makes the next call of a function stay inside; later ones do not."""
-    data = bytes(64) if function.startswith("Get") else None
+    data = bytes(64) if function.startswith(("Get", "Query")) else None
     double.answer(function, gate=1, data=data)
     double.answer(function, data=data)
 
 
-@pytest.mark.parametrize(("function", "call"), CALLS)
+@pytest.mark.parametrize(("function", "call"), EVERY)
 def test_other_threads_run_during_a_call(
     double: Recorder, disk: Handle, function: str, call: Call
 ) -> None:
