@@ -12,47 +12,34 @@ import json
 import pathlib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import wine_bench
 from support import LINUX, ROOT
+from wine_coverage import (
+    ARMS,
+    METADATA,
+    PLACES,
+    STRUCTURES,
+    UNEXERCISED,
+    Coverage,
+    leaves,
+    missing_names,
+    place_of,
+)
 
 pytestmark = pytest.mark.tree
 if not LINUX:
     pytest.skip("cross-builds on Linux", allow_module_level=True)
 
 GUEST = ROOT / "tests/wine/guest"
-# Whose virtdisk.dll each folder of guest tests runs against.
-FOLDERS = {"recorded": "n", "stub": "b"}
+# Each folder of guest tests runs against a virtdisk.dll of its own.
+FOLDERS = ("recorded", "old", "stub")
 GUEST_FILES = [
     f"{folder}/{file.name}"
     for folder in FOLDERS
     for file in sorted((GUEST / folder).glob("test_*.py"))
 ]
-
-# The structures that each function is given or answers with.
-STRUCTURES: dict[str, tuple[str, ...]] = {
-    "OpenVirtualDisk": (
-        "VIRTUAL_STORAGE_TYPE",
-        "OPEN_VIRTUAL_DISK_PARAMETERS",
-    ),
-    "AttachVirtualDisk": ("ATTACH_VIRTUAL_DISK_PARAMETERS",),
-    "DetachVirtualDisk": (),
-    "GetVirtualDiskPhysicalPath": (),
-    "GetAllAttachedVirtualDiskPhysicalPaths": (),
-    "GetVirtualDiskInformation": ("GET_VIRTUAL_DISK_INFO",),
-    "GetVirtualDiskOperationProgress": ("VIRTUAL_DISK_PROGRESS",),
-    "AddVirtualDiskParent": (),
-    "RawSCSIVirtualDisk": (
-        "RAW_SCSI_VIRTUAL_DISK_PARAMETERS",
-        "RAW_SCSI_VIRTUAL_DISK_RESPONSE",
-    ),
-}
-# Functions that the module offers as a method.
-METHODS = {("Overlapped", "progress"): "GetVirtualDiskOperationProgress"}
-# "Must be zero" (API.md 1.3): there is no argument for it.
-RESERVED = {("ATTACH_VIRTUAL_DISK_PARAMETERS", "Version1.Reserved")}
 
 ZIG_TARGETS = [
     "x86-windows-gnu",
@@ -92,8 +79,8 @@ Results = dict[str, list[ET.Element]]
 def results(bench: wine_bench.Bench) -> Results:
     """The results of the guest's tests, by file ("recorded/test_open")."""
     found: Results = {}
-    for folder, dll in FOLDERS.items():
-        done = bench.pytest(folder, dll)
+    for folder in FOLDERS:
+        done = bench.pytest(folder)
         report = bench.work / f"{folder}.xml"
         ended = report.exists() and report.stat().st_size > 0
         if done.returncode not in {0, 1} or not ended:
@@ -121,56 +108,63 @@ def test_guest(results: Results, file: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def compared(bench: wine_bench.Bench, results: Results) -> dict[str, Any]:
-    """The functions and members whose bits the guest has compared."""
-    text = (bench.work / "compared.json").read_text("ascii")
-    return dict(json.loads(text))
+def coverage(bench: wine_bench.Bench, results: Results) -> Coverage:
+    """What the calls exercised that the guest has compared."""
+    text = (bench.work / "compared.jsonl").read_text("ascii")
+    return Coverage(json.loads(line) for line in text.splitlines())
 
 
 def bound_functions() -> set[str]:
-    """The functions of virtdisk.h that the extension module offers."""
+    """The functions that the extension module offers."""
     path = ROOT / "virtdisk/_virtdisk.pyi"
-    found = set()
-    for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, ast.FunctionDef):
-            found.add(node.name)
-        if isinstance(node, ast.ClassDef):
-            for member in node.body:
-                name = str(getattr(member, "name", ""))
-                if (node.name, name) in METHODS:
-                    found.add(METHODS[node.name, name])
-    return found
+    body = ast.parse(path.read_text("utf-8")).body
+    return {node.name for node in body if isinstance(node, ast.FunctionDef)}
 
 
-def test_every_bound_function_is_in_the_table() -> None:
-    assert bound_functions() == STRUCTURES.keys()
+def test_every_function_of_virtdisk_h_is_bound() -> None:
+    assert bound_functions() == METADATA["functions"].keys()
 
 
-def test_every_bound_function_is_compared(compared: dict[str, Any]) -> None:
-    assert bound_functions() - set(compared["functions"]) == set()
+def test_every_name_of_virtdisk_h_is_exercised(coverage: Coverage) -> None:
+    """Functions, parameters, members and constants, as the recordings show."""
+    assert set(missing_names(coverage)) == UNEXERCISED.keys()
 
 
-def leaves(fields: dict[str, list[int]]) -> set[str]:
-    """The members that have no members of their own."""
-    inner = {name.rpartition(".")[0] for name in fields}
-    return fields.keys() - inner
+def test_the_tables_fit_the_metadata() -> None:
+    """What says how recordings are read knows every name, and no other."""
+    structures = set(STRUCTURES.values())
+    entries = {f"STORAGE_DEPENDENCY_INFO_TYPE_{version}" for version in (1, 2)}
+    assert structures | entries == METADATA["structs"].keys()
+    for structure, arms in ARMS.items():
+        members = {name.partition(".")[0] for name in leaves(structure)}
+        assert {"Version", *arms.values()} == members
+    used = {place_of(constant) for constant in METADATA["constants"]}
+    assert used == set(PLACES.values())
 
 
-def test_every_member_had_a_value(compared: dict[str, Any]) -> None:
-    text = (ROOT / "tests/abi/vhd_abi.json").read_text("ascii")
-    structures = json.loads(text)["structs"]
-    wanted = {
-        (structure, member)
-        for function in bound_functions()
-        for structure in STRUCTURES[function]
-        for member in leaves(structures[structure]["fields"])
-    }
-    had = {
-        (structure, member)
-        for structure, members in compared["members"].items()
-        for member in members
-    }
-    assert wanted - had == RESERVED
+def test_nothing_recorded_is_nothing_exercised() -> None:
+    """An empty run misses every name: none is taken for granted."""
+    names = set(missing_names(Coverage([])))
+    assert METADATA["functions"].keys() <= names
+    assert METADATA["constants"].keys() <= names
+    assert {
+        f"{structure}.{member}"
+        for structure in METADATA["structs"]
+        for member in leaves(structure)
+    } <= names
+
+
+def test_a_member_counts_for_its_version_alone() -> None:
+    """RWDepth and GetInfoOnly share their place; the version decides."""
+    image = bytes.fromhex("0200000001000000") + bytes(36)
+    call = {"function": "OpenVirtualDisk", "Parameters": image.hex()}
+    seen = Coverage([call])
+    structure = "OPEN_VIRTUAL_DISK_PARAMETERS"
+    assert seen.had_a_value(f"{structure}.Version2.GetInfoOnly")
+    assert not seen.had_a_value(f"{structure}.Version1.RWDepth")
+    assert not seen.had_a_value(f"{structure}.Version3.GetInfoOnly")
+    assert seen.appeared("OPEN_VIRTUAL_DISK_VERSION_2")
+    assert not seen.appeared("OPEN_VIRTUAL_DISK_VERSION_3")
 
 
 # --- the binary, and the targets that cannot be run --------------------------
