@@ -160,7 +160,7 @@ def test_mirror(double: Recorder, tmp_path: pathlib.Path) -> None:
 
 
 def test_many_at_once_need_no_threads(double: Recorder, tmp_path: pathlib.Path) -> None:
-    # One wait of the system holds 63 events, two are needed.
+    # More than the 63 that one thread of the system's pool can wait for.
     count = 80
 
     async def use(disk: aio.VirtualDisk) -> None:

@@ -428,3 +428,16 @@ def test_metadata_that_is_not_there(
     double.answer("GetVirtualDiskMetadata", result=code)
     with pytest.raises(KeyError):
         _ = opened.metadata[ID]
+
+
+def test_convert(double: Recorder, tmp_path: pathlib.Path) -> None:
+    source = make_image(tmp_path / "source.img.old")
+    target = tmp_path / "target.vhd"
+    virtdisk.convert(source, target, type="fixed")
+    members: dict[str, int | bytes] = {
+        "SourceVirtualStorageType.DeviceId": VHDX,
+        "SourceVirtualStorageType.VendorId": MICROSOFT,
+    }
+    assert_created(double, target, VHD, members, 1, paths={"SourcePath": source})
+    (call,) = double.calls("CreateVirtualDisk")
+    assert not handle_is_open(call["Handle"])
