@@ -251,37 +251,38 @@ static int
 fill_set(SET_VIRTUAL_DISK_INFO *info, const struct set_members *members,
          const struct set_values *values)
 {
+    DWORD version = (DWORD)info->Version;
+
     switch (info->Version) {
     case SET_VIRTUAL_DISK_INFO_PARENT_PATH:
         info->ParentFilePath = values->parent_file_path;
-        return require_path(members, info->Version);
+        return require_path(members, version);
     case SET_VIRTUAL_DISK_INFO_IDENTIFIER:
         info->UniqueIdentifier = values->unique_identifier;
         return virtdisk_require(members->unique_identifier,
-                                "unique_identifier", info->Version);
+                                "unique_identifier", version);
     case SET_VIRTUAL_DISK_INFO_PARENT_PATH_WITH_DEPTH:
         info->ParentPathWithDepthInfo.ChildDepth = values->child_depth;
         info->ParentPathWithDepthInfo.ParentFilePath =
             values->parent_file_path;
-        return require_path(members, info->Version);
+        return require_path(members, version);
     case SET_VIRTUAL_DISK_INFO_PHYSICAL_SECTOR_SIZE:
         info->VhdPhysicalSectorSize = values->vhd_physical_sector_size;
         return 0;
     case SET_VIRTUAL_DISK_INFO_VIRTUAL_DISK_ID:
         info->VirtualDiskId = values->virtual_disk_id;
         return virtdisk_require(members->virtual_disk_id, "virtual_disk_id",
-                                info->Version);
+                                version);
     case SET_VIRTUAL_DISK_INFO_CHANGE_TRACKING_STATE:
         info->ChangeTrackingEnabled = members->change_tracking_enabled;
         return 0;
     default:
         info->ParentLocator.LinkageId = values->linkage_id;
         info->ParentLocator.ParentFilePath = values->parent_file_path;
-        if (require_path(members, info->Version) < 0) {
+        if (require_path(members, version) < 0) {
             return -1;
         }
-        return virtdisk_require(members->linkage_id, "linkage_id",
-                                info->Version);
+        return virtdisk_require(members->linkage_id, "linkage_id", version);
     }
 }
 
