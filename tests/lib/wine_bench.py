@@ -543,7 +543,7 @@ class Bench:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=300,
+                timeout=900,
                 check=False,
             )
         finally:
