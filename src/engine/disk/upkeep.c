@@ -150,7 +150,7 @@ vd_disk_compact_attached(struct vd_disk *disk, int fd,
                          const struct vd_compact_options *options,
                          struct vd_progress *progress)
 {
-    struct vd_posix_file *file;
+    struct vd_posix_file *file = NULL;
     vd_error error = adopt(disk, fd, &file);
     if (error != ERROR_SUCCESS) {
         return error;
