@@ -13,7 +13,6 @@
 #include "api/handles.h"
 #include "api_support.h"
 #include "check.h"
-#include "format/format.h"
 #include "vhdx_images.h"
 
 #define VHD VIRTUAL_STORAGE_TYPE_DEVICE_VHD
@@ -558,13 +557,11 @@ main(int argc, char **argv)
     test_wrong_parents(VHDX, VHD);
     test_parent_in_use(VHDX);
     test_locator();
-    if (vd_vhd_format.change != NULL) {
-        test_vhd();
-        test_moved(VHD);
-        test_wrong_parents(VHD, VHDX);
-        test_parent_in_use(VHD);
-        test_size();
-    }
+    test_vhd();
+    test_moved(VHD);
+    test_wrong_parents(VHD, VHDX);
+    test_parent_in_use(VHD);
+    test_size();
     test_metadata();
     test_metadata_misuse();
     test_metadata_rights();

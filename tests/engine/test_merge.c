@@ -641,9 +641,7 @@ test_vhdx(void)
 int
 main(void)
 {
-    if (vd_vhd_format.change != NULL) {
-        test_vhd();
-    }
+    test_vhd();
     test_vhdx();
     return check_result();
 }

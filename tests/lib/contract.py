@@ -38,10 +38,14 @@ FOOTER_CHECKSUM = 0xC03A0002
 FOOTER_CORRUPT = 0xC03A0003
 FORMAT_UNKNOWN = 0xC03A0004
 UNSUPPORTED_VERSION = 0xC03A0005
+ID_MISMATCH = 0xC03A000E
 INVALID_SIZE = 0xC03A0012
 INVALID_FILE_SIZE = 0xC03A0013
 PROVIDER_NOT_FOUND = 0xC03A0014
+NOT_VIRTUAL_DISK = 0xC03A0015
 INVALID_TYPE = 0xC03A001B
+INVALID_STATE = 0xC03A001C
+METADATA_FULL = 0xC03A0028
 NO_MINIMUM_SIZE = 0xC03A0026
 
 ISO, VHD, VHDX, VHDSET = 1, 2, 3, 4
@@ -97,9 +101,26 @@ def _iso_inside_vhd(path: pathlib.Path) -> None:
     make_vhd(path, data=path.read_bytes())
 
 
+def _vhdx(path: pathlib.Path) -> None:
+    api.CreateVirtualDisk(
+        str(path), device_id=VHDX, vendor_id=MICROSOFT, maximum_size=16 << 20
+    ).close()
+
+
+def _vhdx_child(path: pathlib.Path) -> None:
+    parent = path.with_name("a.vhdx")
+    if not parent.exists():
+        _vhdx(parent)
+    api.CreateVirtualDisk(
+        str(path), device_id=VHDX, vendor_id=MICROSOFT, parent_path=str(parent)
+    ).close()
+
+
 IMAGES: dict[str, tuple[str, Callable[[pathlib.Path], object]]] = {
     "iso": ("a.iso", make_iso),
     "vhd": ("a.vhd", make_vhd),
+    "vhdx": ("a.vhdx", _vhdx),
+    "vhdx child": ("child.vhdx", _vhdx_child),
     "iso of odd length": ("odd.iso", _iso_of(64 * 2048 - 1)),
     "iso of 16 sectors": ("short.iso", _iso_of(16 * 2048)),
     "iso without descriptors": ("none.iso", _iso_without_descriptors),
@@ -136,6 +157,17 @@ class Context:
 
     def vhd(self, **arguments: object) -> api.Handle:
         return self.open("vhd", **{"version": 2, **arguments})
+
+    def vhdx(self) -> api.Handle:
+        return self.open("vhdx", version=2)
+
+    def child(self) -> api.Handle:
+        return self.open("vhdx child", version=2)
+
+    def attached_child(self) -> api.Handle:
+        handle = self.child()
+        self.attach(handle, flags=NO_LETTER)
+        return handle
 
     def iso(self) -> api.Handle:
         return self.open("iso", access_mask=MASK_READ, rw_depth=0)
@@ -656,7 +688,7 @@ ATTACH = [
 ]
 
 
-def _row(
+def make_row(
     function: str,
     name: str,
     call: Callable[[Context], object],
@@ -699,7 +731,7 @@ def _path_by_second(c: Context) -> object:
 
 
 OTHERS = [
-    _row(
+    make_row(
         "DetachVirtualDisk",
         "attached",
         lambda c: api.DetachVirtualDisk(c.attached_vhd()),
@@ -707,7 +739,7 @@ OTHERS = [
         source="API.md 2.3",
         attaches=True,
     ),
-    _row(
+    make_row(
         "DetachVirtualDisk",
         "by a second opener",
         _second_opener,
@@ -715,7 +747,7 @@ OTHERS = [
         source="API.md 2.3",
         attaches=True,
     ),
-    _row(
+    make_row(
         "DetachVirtualDisk",
         "twice",
         _twice,
@@ -724,7 +756,7 @@ OTHERS = [
         source="API.md 2.3",
         attaches=True,
     ),
-    _row(
+    make_row(
         "DetachVirtualDisk",
         "not attached",
         lambda c: api.DetachVirtualDisk(c.vhd()),
@@ -732,21 +764,21 @@ OTHERS = [
         NOT_FOUND,
         source="API.md 2.3",
     ),
-    _row(
+    make_row(
         "DetachVirtualDisk",
         "flags",
         lambda c: api.DetachVirtualDisk(c.vhd(), flags=1),
         INVALID_PARAMETER,
         source="API.md 2.3",
     ),
-    _row(
+    make_row(
         "DetachVirtualDisk",
         "without DETACH",
         lambda c: api.DetachVirtualDisk(c.open("vhd", access_mask=GET_INFO)),
         ACCESS_DENIED,
         source="API.md 2.3",
     ),
-    _row(
+    make_row(
         "GetVirtualDiskPhysicalPath",
         "attached",
         lambda c: api.GetVirtualDiskPhysicalPath(c.attached_vhd()),
@@ -754,7 +786,7 @@ OTHERS = [
         source="API.md 2.4",
         attaches=True,
     ),
-    _row(
+    make_row(
         "GetVirtualDiskPhysicalPath",
         "by a second opener",
         _path_by_second,
@@ -762,7 +794,7 @@ OTHERS = [
         source="API.md 2.4",
         attaches=True,
     ),
-    _row(
+    make_row(
         "GetVirtualDiskPhysicalPath",
         "not attached",
         lambda c: api.GetVirtualDiskPhysicalPath(c.vhd()),
@@ -771,7 +803,7 @@ OTHERS = [
         NOT_FOUND,
         source="API.md 2.4",
     ),
-    _row(
+    make_row(
         "GetVirtualDiskPhysicalPath",
         "after detach",
         _path_after_detach,
@@ -781,7 +813,7 @@ OTHERS = [
         source="API.md 2.4",
         attaches=True,
     ),
-    _row(
+    make_row(
         "GetVirtualDiskPhysicalPath",
         "no local host",
         lambda c: api.GetVirtualDiskPhysicalPath(c.attached_vhd(NO_LOCAL_HOST)),
@@ -791,35 +823,35 @@ OTHERS = [
         source="API.md 2.4",
         attaches=True,
     ),
-    _row(
+    make_row(
         "GetVirtualDiskPhysicalPath",
         "without GET_INFO",
         lambda c: api.GetVirtualDiskPhysicalPath(c.open("vhd", access_mask=DETACH)),
         ACCESS_DENIED,
         source="API.md 2.4",
     ),
-    _row(
+    make_row(
         "GetAllAttachedVirtualDiskPhysicalPaths",
         "any time",
         lambda _: api.GetAllAttachedVirtualDiskPhysicalPaths(),
         OK,
         source="API.md 2.7",
     ),
-    _row(
+    make_row(
         "GetVirtualDiskInformation",
         "class 0",
         lambda c: api.GetVirtualDiskInformation(c.vhd(), 0),
         INVALID_PARAMETER,
         source="API.md 1.4",
     ),
-    _row(
+    make_row(
         "GetVirtualDiskInformation",
         "without GET_INFO",
         lambda c: api.GetVirtualDiskInformation(c.open("vhd", access_mask=DETACH), 1),
         ACCESS_DENIED,
         source="API.md 2.6",
     ),
-    _row(
+    make_row(
         "AddVirtualDiskParent",
         "without CUSTOM_DIFF_CHAIN",
         lambda c: api.AddVirtualDiskParent(c.vhd(), c.path("vhd")),
@@ -827,7 +859,7 @@ OTHERS = [
         source="API.md 1.4 (inferred)",
         windows=(),
     ),
-    _row(
+    make_row(
         "RawSCSIVirtualDisk",
         "TEST UNIT READY",
         lambda c: api.RawSCSIVirtualDisk(c.attached_vhd(NO_LOCAL_HOST), bytes(6)),
@@ -836,7 +868,7 @@ OTHERS = [
         windows=(),
         attaches=True,
     ),
-    _row(
+    make_row(
         "RawSCSIVirtualDisk",
         "unknown command",
         lambda c: api.RawSCSIVirtualDisk(c.attached_vhd(NO_LOCAL_HOST), b"\xff" * 6),
@@ -845,7 +877,7 @@ OTHERS = [
         windows=(),
         attaches=True,
     ),
-    _row(
+    make_row(
         "RawSCSIVirtualDisk",
         "not attached",
         lambda c: api.RawSCSIVirtualDisk(c.vhd(), bytes(6)),
@@ -853,7 +885,7 @@ OTHERS = [
         source="API.md 2.7 (inferred)",
         windows=(),
     ),
-    _row(
+    make_row(
         "RawSCSIVirtualDisk",
         "flags",
         lambda c: api.RawSCSIVirtualDisk(
