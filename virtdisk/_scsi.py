@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 _GOOD: Final = 0
+_CHECK_CONDITION: Final = 2
+_UNIT_ATTENTION: Final = b"\x06"  # the sense key, alone in byte 2
 _BLOCK_COMMAND: Final = struct.Struct(">BBQIBB")  # of 16 bytes
 _READ: Final = 0x88
 _WRITE: Final = 0x8A
@@ -69,10 +71,18 @@ def _execute(
     data_in: Buffer | None = None,
     data_out: Buffer | None = None,
 ) -> int:
-    """One command; how many bytes it has moved."""
+    """One command; how many bytes it has moved.
+
+    A unit attention (the disk has been resized) is told once, in place of an
+    answer: the command is given again.
+    """
     status, sense, transferred = _virtdisk.RawSCSIVirtualDisk(
         handle, cdb, data_in=data_in, data_out=data_out
     )
+    if status == _CHECK_CONDITION and sense[2:3] == _UNIT_ATTENTION:
+        status, sense, transferred = _virtdisk.RawSCSIVirtualDisk(
+            handle, cdb, data_in=data_in, data_out=data_out
+        )
     if status != _GOOD:
         raise _failure(status, sense)
     return transferred

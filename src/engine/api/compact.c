@@ -130,6 +130,7 @@ start(struct vd_virtual_disk *virtual_disk, COMPACT_VIRTUAL_DISK_FLAG flags,
         .run = compact,
         .arguments = &options,
         .arguments_size = sizeof(options),
+        .background = true,
     };
     if (!virtual_disk->rights.change) {
         return vd_refuse(ERROR_ACCESS_DENIED,

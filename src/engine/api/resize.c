@@ -75,6 +75,7 @@ start(struct vd_virtual_disk *virtual_disk, const struct vd_resize *wanted,
         .run = resize,
         .arguments = wanted,
         .arguments_size = sizeof(*wanted),
+        .background = true,
     };
     if (!virtual_disk->rights.change) {
         return vd_refuse(ERROR_ACCESS_DENIED,

@@ -132,8 +132,8 @@ vd_error vd_attached_list(struct vd_attached **out, size_t *count_out);
  * Compacts an image that any process has attached for reading, by the disk
  * server that serves it; fd is the image, as vd_disk_compact_attached wants
  * it, and stays the caller's.  ERROR_NOT_FOUND if no server serves it so,
- * ERROR_ACCESS_DENIED if it is somebody else's, ERROR_BROKEN_PIPE if it ended
- * meanwhile, and those of vd_disk_compact_attached.
+ * ERROR_ACCESS_DENIED if it is somebody else's, ERROR_OPERATION_ABORTED if it
+ * is detached meanwhile, and those of vd_disk_compact_attached.
  */
 VD_MUST_CHECK
 vd_error vd_attached_compact(struct vd_file_id file_id, int fd,

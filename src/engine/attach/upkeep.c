@@ -106,5 +106,9 @@ vd_attached_compact(struct vd_file_id file_id, int fd,
     while (error == ERROR_SUCCESS && report.over == 0) {
         error = follow(server, progress, &report);
     }
+    if (error == ERROR_BROKEN_PIPE) {
+        vd_trace(VD_TRACE_ATTACH, "detached meanwhile");
+        error = ERROR_OPERATION_ABORTED;
+    }
     return error != ERROR_SUCCESS ? error : report.error;
 }
