@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Self
 
 import pytest
 from devices import eventually
@@ -148,7 +149,9 @@ def test_a_dynamic_image(kind: Kind, tool: Tool, tmp_path: pathlib.Path) -> None
     assert path.stat().st_size == after
     if kind.sector == 512 and kind.block != 512 << 10:  # what QEMU can make
         qemu_compares(path, content)
-        assert after <= qemu_size(path, kind.block)
+        # QEMU puts a VHD's blocks anywhere, Windows (and we) payload on 4 KiB.
+        aligned = 4096 * blocks if kind.suffix == ".vhd" else 0
+        assert after <= qemu_size(path, kind.block) + aligned
 
 
 def test_a_full_image_stays(tool: Tool, tmp_path: pathlib.Path) -> None:
@@ -309,7 +312,7 @@ class Reader:
                     self.wrong.append(at)
                 self.count += 1
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         self.thread.start()
         assert eventually(lambda: self.count > 3)
         return self
@@ -398,7 +401,8 @@ def _try_compact(path: pathlib.Path) -> bool:
     try:
         compact(path)
     except VirtualDiskError as error:
-        assert error.winerror == SHARING_VIOLATION
+        if error.winerror != SHARING_VIOLATION:
+            raise
         return False
     return True
 

@@ -8,6 +8,7 @@ from collections import Counter
 
 import contract
 import contract_changes
+import contract_sizes
 import pytest
 from support import LINUX, require_loop
 
@@ -29,6 +30,9 @@ BOUND = {
     "SetVirtualDiskMetadata",
     "DeleteVirtualDiskMetadata",
     "MergeVirtualDisk",
+    "CompactVirtualDisk",
+    "ExpandVirtualDisk",
+    "ResizeVirtualDisk",
 }
 # There is no published format for what they do.
 REFUSED = {
@@ -40,7 +44,7 @@ REFUSED = {
     "ForkVirtualDisk",
     "CompleteForkVirtualDisk",
 }
-ROWS = contract.ROWS + contract_changes.ROWS
+ROWS = contract.ROWS + contract_changes.ROWS + contract_sizes.ROWS
 
 
 def outcome(row: contract.Row, directory: pathlib.Path) -> int:

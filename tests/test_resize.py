@@ -63,9 +63,9 @@ def opened(path: pathlib.Path) -> _virtdisk.Handle:
     return _virtdisk.OpenVirtualDisk(str(path), version=2)
 
 
-def expand(path: pathlib.Path, size: int, **keywords: int) -> None:
+def expand(path: pathlib.Path, size: int, flags: int = 0) -> None:
     with opened(path) as handle:
-        _virtdisk.ExpandVirtualDisk(handle, size, **keywords)
+        _virtdisk.ExpandVirtualDisk(handle, size, flags=flags)
 
 
 def resize(path: pathlib.Path, size: int, flags: int = 0) -> None:
@@ -438,7 +438,7 @@ def test_killed(kind: Kind, disk_build: Build, tmp_path: pathlib.Path) -> None:
     with running(program) as tool:
         tool.create(kind, SIZE, path)
         content = fill(tool, path)
-    sizes = itertools.cycle([40 * MIB, 24 * MIB + 4096, 64 * MIB, SIZE])
+    sizes: Iterator[int] = itertools.cycle([40 * MIB, 24 * MIB + 4096, 64 * MIB, SIZE])
     if kind.suffix == ".vhd":
         sizes = itertools.count(SIZE + 4096, 512 * 1024)
     for _ in range(67 if LONG else 4):
@@ -461,7 +461,7 @@ def kill_while_resizing(
     timer = threading.Timer(delay, tool.process.kill)
     timer.start()
     with contextlib.suppress(AssertionError):  # it is gone
-        tool.resize("unsafe", size)
+        tool.resize(size)
         time.sleep(delay)
     timer.join()
     tool.kill()
