@@ -4,7 +4,8 @@ The witnesses are QEMU (not for differencing images, nor for 4096-byte
 sectors), libvhdi and 7-Zip.  None replays a log or repairs anything here: what
 they read is what stands in the file after a close.
 
-libvhdi 20260901 misreads two things, which 7-Zip reads right: of a
+libvhdi 20260901 misreads three things, which 7-Zip reads right: of a VHD that
+has grown, the size, for which it takes the original one; of a
 differencing VHD, eight sectors of which some are the parent's; and of a
 differencing VHDX, a block that is zero, for which it shows the file's header.
 """
@@ -293,3 +294,76 @@ def test_others_find_what_was_written_far_out(
     )
     assert len(re.findall("^read 4096/4096", done.stdout, re.MULTILINE)) == len(places)
     assert "failed" not in done.stdout + done.stderr
+
+
+# ---- images changed as a whole ----
+
+CHANGED = [
+    Kind("vhd-fixed"),
+    Kind("vhd-dynamic", 512 << 10),
+    Kind("vhd-dynamic", 2 * MIB),
+    Kind("vhdx-fixed", 2 * MIB, 512),
+    Kind("vhdx-dynamic", MIB, 512),
+    Kind("vhdx-dynamic", 32 * MIB, 512),
+]
+
+
+def grown_sha256(model: bytearray, size: int) -> str:
+    """Of the disk with zeros behind what it held."""
+    digest = hashlib.sha256(model)
+    for offset in range(len(model), size, MIB):
+        digest.update(bytes(min(MIB, size - offset)))
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("kind", CHANGED, ids=str)
+def test_others_read_what_has_grown(
+    kind: Kind, tool: Tool, tmp_path: pathlib.Path
+) -> None:
+    """By a sector, and by so many blocks that the BAT of a VHD has to move."""
+    path = tool.create(kind, SIZE, tmp_path / f"image{kind.suffix}")
+    model = bytearray(SIZE)
+    many = 64 * MIB if kind.name.endswith("fixed") else 700 * kind.block
+    for seed, size in enumerate((SIZE + 4096, SIZE + min(many, 1500 * MIB))):
+        tool.open(path, "write")
+        change(tool, kind, model, seed)
+        tool.resize(size)
+        assert tool.read(len(model), 4096) == bytes(4096)
+        change(tool, kind, model, seed + 10)
+        tool.close()
+        assert tool.open(path)["size"] == size
+        tool.close()
+        expected = grown_sha256(model, size)
+        assert check_with_qemu(path) == expected
+        if kind.suffix == ".vhdx":
+            assert libvhdi_sha256([path], size) == expected
+        else:
+            assert seven_zip_sha256(path) == expected
+
+
+@pytest.mark.parametrize("kind", CHANGED[1:3] + CHANGED[4:], ids=str)
+def test_others_read_what_was_compacted(
+    kind: Kind, tool: Tool, tmp_path: pathlib.Path
+) -> None:
+    """And of a VHD the file is as long as its blocks, one behind the other."""
+    path = tool.create(kind, SIZE, tmp_path / f"image{kind.suffix}")
+    model = bytearray(SIZE)
+    tool.open(path, "write")
+    change(tool, kind, model, 1)
+    block = kind.block
+    for first in range(0, SIZE, 3 * block):
+        length = min(block, SIZE - first)
+        tool.write(first, bytes(length))
+        model[first : first + length] = bytes(length)
+    tool.flush()
+    before = path.stat().st_size
+    tool.compact()
+    tool.close()
+    assert path.stat().st_size < before
+    if kind.suffix == ".vhd":
+        used = sum(any(model[at : at + block]) for at in range(0, SIZE, block))
+        assert path.stat().st_size == 0x2000 + used * (block + 4096)
+    expected = hashlib.sha256(model).hexdigest()
+    assert tool.sha256(path, "read") == expected
+    assert check_with_qemu(path) == expected
+    assert libvhdi_sha256([path], SIZE) == expected

@@ -216,8 +216,8 @@ struct vd_format {
      * fixed image it is allocated.  What lies past a smaller size is lost.
      * lookup may run meanwhile, for ranges inside both sizes.  Errors:
      * ERROR_VHD_INVALID_SIZE (more than the format can hold),
-     * ERROR_VHD_INVALID_TYPE (VHD: shrink), ERROR_VHD_INVALID_STATE (VHD:
-     * saved state), ERROR_DISK_FULL. */
+     * ERROR_VHD_INVALID_TYPE (VHD: shrink, or a child),
+     * ERROR_VHD_INVALID_STATE (VHD: saved state), ERROR_DISK_FULL. */
     vd_error (*resize)(struct vd_image *image, uint64_t size_bytes);
 
     /* Makes whole blocks of a child read as the parent's data again and

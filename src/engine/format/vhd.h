@@ -144,6 +144,7 @@ struct vd_vhd_image {
     struct vd_vhd_page *dirty;
     struct vd_vhd_page *retired; /* bitmaps of blocks that have gone */
     struct vd_vhd_space space;
+    bool released;   /* the last block may be another than next_free says */
     bool space_lost; /* some of it has been given up and is not in there */
     struct vd_vhd_plan *plan; /* vhd_compact.c; NULL: none */
 };

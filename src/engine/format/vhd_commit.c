@@ -293,7 +293,7 @@ end_changes(struct vd_vhd_image *vhd)
     if (error != ERROR_SUCCESS || vd_vhd_is_fixed(vhd)) {
         return error;
     }
-    if (vhd->space.count != 0) { /* the last block may be gone */
+    if (vhd->released) {
         error = vd_vhd_scan(vhd);
     }
     if (error == ERROR_SUCCESS) {

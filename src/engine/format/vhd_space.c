@@ -17,6 +17,7 @@ void
 vd_vhd_space_give_up(struct vd_vhd_image *vhd, uint64_t place, bool reclaimed)
 {
     struct vd_vhd_space *space = &vhd->space;
+    vhd->released = true;
     if (space->count == space->capacity) {
         size_t capacity = space->capacity * 2 + 16;
         struct vd_vhd_free_block *grown =
@@ -49,6 +50,19 @@ punch(struct vd_vhd_image *vhd, struct vd_vhd_free_block *block)
     return error;
 }
 
+void
+vd_vhd_space_drop_reclaimed(struct vd_vhd_image *vhd)
+{
+    struct vd_vhd_space *space = &vhd->space;
+    size_t kept = 0;
+    for (size_t i = 0; i < space->count; i++) {
+        if (!space->blocks[i].reclaimed) {
+            space->blocks[kept++] = space->blocks[i];
+        }
+    }
+    space->count = kept;
+}
+
 /* What cannot be given back to the file system is zeroed when it is used
  * again.  Blocks behind the footer, after a close, have gone with the file's
  * end. */
@@ -64,6 +78,9 @@ vd_vhd_reclaim(struct vd_image *image)
             punch(vhd, block) != ERROR_SUCCESS) {
             vd_trace(VD_TRACE_FORMAT, "VHD: free space keeps its data");
         }
+    }
+    if (vhd->plan != NULL) {
+        vd_vhd_space_drop_reclaimed(vhd);
     }
 }
 
@@ -88,17 +105,4 @@ vd_vhd_space_take(struct vd_vhd_image *vhd, uint64_t *place_out,
     }
     *found_out = false;
     return ERROR_SUCCESS;
-}
-
-void
-vd_vhd_space_drop_reclaimed(struct vd_vhd_image *vhd)
-{
-    struct vd_vhd_space *space = &vhd->space;
-    size_t kept = 0;
-    for (size_t i = 0; i < space->count; i++) {
-        if (!space->blocks[i].reclaimed) {
-            space->blocks[kept++] = space->blocks[i];
-        }
-    }
-    space->count = kept;
 }
