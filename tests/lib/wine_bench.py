@@ -594,20 +594,27 @@ class Zig:
         self.cache = os.fspath(cache / "zig-objects")
         copy_headers(directory)
 
-    def compile(self, source: pathlib.Path, target: str) -> None:
-        """Compiles one file for a target such as "x86-windows-msvc"."""
-        run(
-            *(self.program, "cc", "-target", target, *WARNINGS, *DEFINES),
-            *(self.msvc_flags() if target.endswith("-msvc") else ()),
-            *("-I", self.directory / "virtdisk"),
-            *("-isystem", self.directory / "python"),
-            *("-c", source, "-o", self.directory / f"{source.stem}.o"),
-            environment={
-                **os.environ,
-                "ZIG_GLOBAL_CACHE_DIR": self.cache,
-                "ZIG_LOCAL_CACHE_DIR": self.cache,
-            },
-        )
+    def compile(self, sources: Sequence[pathlib.Path], target: str) -> None:
+        """Compiles files for a target such as "x86-windows-msvc"."""
+        flags = self.msvc_flags() if target.endswith("-msvc") else []
+        environment = {
+            **os.environ,
+            "ZIG_GLOBAL_CACHE_DIR": self.cache,
+            "ZIG_LOCAL_CACHE_DIR": self.cache,
+        }
+
+        def make(source: pathlib.Path) -> None:
+            run(
+                *(self.program, "cc", "-target", target, *WARNINGS, *DEFINES),
+                *flags,
+                *("-I", self.directory / "virtdisk"),
+                *("-isystem", self.directory / "python"),
+                *("-c", source, "-o", self.directory / f"{source.stem}.o"),
+                environment=environment,
+            )
+
+        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(make, sources))
 
     def msvc_flags(self) -> list[str | os.PathLike[str]]:
         """Microsoft's ABI and language, by the headers of Wine's SDK."""
