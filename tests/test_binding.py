@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import select
 import struct
 import subprocess
 import sys
@@ -899,10 +900,15 @@ else:
     raise AssertionError
 left_open = api.OpenVirtualDisk({image!r}, version=2)
 idle = api.Overlapped()
+left_pending = api.Overlapped()
+made = api.CreateVirtualDisk(
+    {image!r} + ".new", device_id=2, maximum_size=64 << 20, flags=1,
+    overlapped=left_pending,
+)
 """
 
 INTERPRETERS = """
-import sys
+import pathlib, sys
 program = {program!r}
 from virtdisk import _virtdisk as own
 for _ in range(3):
@@ -916,13 +922,17 @@ for _ in range(3):
         identity = interpreters.create()
         interpreters.run_string(identity, program)
     interpreters.destroy(identity)
+    pathlib.Path({image!r} + ".new").unlink(missing_ok=True)
 with own.OpenVirtualDisk({image!r}, version=2) as handle:
     print(own.GetVirtualDiskInformation(handle, 1)[0])
 """
 
 
 def test_subinterpreters(image: str) -> None:
-    """From 3.13 on with a GIL of their own; each has its own state and types."""
+    """From 3.13 on with a GIL of their own; each has its own state and types.
+
+    What is pending when one is destroyed is cancelled, or done, before it is.
+    """
     path = [entry for entry in sys.path if entry]
     program = IN_INTERPRETER.format(path=path, image=image)
     assert run(INTERPRETERS.format(program=program, image=image)) == f"{4 << 20}\n"
@@ -1277,6 +1287,94 @@ def test_many_threads(tmp_path: pathlib.Path) -> None:
         thread.join(120)
     assert failures == []
     assert not list(loops_of(tmp_path))
+
+
+# Operations on whole images, as the real engine does them.
+
+
+def write_blocks(handle: api.Handle, first: int, count: int, content: bytes) -> None:
+    """Writes MiB after MiB of an attached disk by SCSI, WRITE (10)."""
+    for n in range(first, first + count):
+        cdb = struct.pack(">BBIBHB", 0x2A, 0, n * 2048, 0, 2048, 0)
+        status, _, moved = api.RawSCSIVirtualDisk(handle, cdb, data_out=content)
+        assert (status, moved) == (0, 1 << 20)
+
+
+def read_disk(handle: api.Handle, size: int) -> bytes:
+    """The content of an attached disk by SCSI, READ (10)."""
+    found = bytearray(size)
+    for n in range(size >> 20):
+        cdb = struct.pack(">BBIBHB", 0x28, 0, n * 2048, 0, 2048, 0)
+        data = memoryview(found)[n << 20 : (n + 1) << 20]
+        assert api.RawSCSIVirtualDisk(handle, cdb, data_in=data)[0] == 0
+    return bytes(found)
+
+
+@pytest.mark.skipif(not LINUX, reason="SCSI by NO_LOCAL_HOST without privilege")
+def test_a_compact_that_is_awaited_has_been_done(tmp_path: pathlib.Path) -> None:
+    """The file is smaller when the operation says that it is over; none of
+    the progress on the way was the end before the end."""
+    path = tmp_path / "disk.vhdx"
+    size, some = 32 << 20, os.urandom(1 << 20)
+    with api.CreateVirtualDisk(
+        str(path), device_id=3, maximum_size=size, block_size_in_bytes=1 << 20
+    ) as handle:
+        api.AttachVirtualDisk(handle, flags=8)
+        write_blocks(handle, 0, 32, some)
+        write_blocks(handle, 4, 24, bytes(1 << 20))
+        before = read_disk(handle, size)
+    full = path.stat().st_size
+    assert full > size
+    with api.OpenVirtualDisk(str(path), version=2) as handle:
+        overlapped = api.Overlapped()
+        api.CompactVirtualDisk(handle, overlapped=overlapped)
+        told = []
+        while not overlapped.wait(0):
+            status, current, completion = overlapped.progress()
+            told.append(current / completion if completion else 0.0)
+            if status != 997:
+                break
+        assert overlapped.wait(60)
+        overlapped.result()
+        assert told == sorted(told)
+        assert path.stat().st_size <= full - (20 << 20)
+    with api.OpenVirtualDisk(str(path), version=2) as handle:
+        api.AttachVirtualDisk(handle, flags=8)
+        assert read_disk(handle, size) == before
+
+
+def test_an_overlapped_create_by_its_descriptor(tmp_path: pathlib.Path) -> None:
+    """A loop that watches the descriptor learns of the end, and all is there."""
+    path = tmp_path / "disk.vhd"
+    overlapped = api.Overlapped()
+    handle = api.CreateVirtualDisk(
+        str(path), device_id=2, maximum_size=16 << 20, flags=1, overlapped=overlapped
+    )
+    assert select.select([overlapped], [], [], 60) == ([overlapped], [], [])
+    overlapped.result()
+    assert path.stat().st_size == (16 << 20) + 512
+    assert api.GetVirtualDiskInformation(handle, 1)[0] == 16 << 20
+    handle.close()
+
+
+def test_a_create_that_is_cancelled_leaves_no_descriptor(
+    tmp_path: pathlib.Path,
+) -> None:
+    before = open_descriptors()
+    for n in range(5):
+        overlapped = api.Overlapped()
+        handle = api.CreateVirtualDisk(
+            str(tmp_path / f"{n}.vhd"),
+            device_id=2,
+            maximum_size=256 << 20,
+            flags=1,
+            overlapped=overlapped,
+        )
+        overlapped.cancel()
+        handle.close()
+        del handle, overlapped
+    gc.collect()
+    assert open_descriptors() == before
 
 
 # The build.

@@ -206,11 +206,12 @@ def build(directory: pathlib.Path) -> pathlib.Path:
             *("-std=c11", "-O1", "-g", "-fPIC", "-shared", "-pthread"),
             *("-fvisibility=hidden", "-D_GNU_SOURCE"),
             *("-fsanitize=undefined", "-fno-sanitize-recover"),
+            *("-Wl,--wrap=malloc", "-Wl,--wrap=calloc"),
             *(["-DPy_LIMITED_API=0x030B0000"] if stable else []),
             *("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"),
             *("-isystem", include, "-I", ROOT / "src/engine/include"),
             *sorted((ROOT / "src").glob("_virtdisk*.c")),
-            ROOT / "tests/binding/double.c",
+            *sorted((ROOT / "tests/binding").glob("*.c")),
             *("-o", module),
         ],
         check=True,
@@ -239,6 +240,7 @@ def double(built: Double) -> Iterator[Double]:
     built.reset()
     disks, events = built.disks_open(), built.events_open()
     yield built
+    built.allocations(-1)
     built.hold(NO_FUNCTION)
     built.complete(SUCCESS)
     if (built.disks_open(), built.events_open()) != (disks, events):
