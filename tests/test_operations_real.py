@@ -357,6 +357,171 @@ def test_compact(tmp_path: pathlib.Path) -> None:
     assert get(path) == raw
 
 
+# --- merge and mirror -------------------------------------------------------
+
+SUFFIXES = [".vhdx"]
+by_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
+
+
+@by_suffix
+@pytest.mark.parametrize(
+    ("source", "target", "gone"), [(1, 2, [0]), (1, 3, [0, 1]), (2, 3, [1])]
+)
+def test_merge(
+    suffix: str, source: int, target: int, gone: list[int], tmp_path: pathlib.Path
+) -> None:
+    paths = make_chain(tmp_path, suffix)
+    for number, path in reversed(list(enumerate(paths))):
+        with virtdisk.open(path) as disk:
+            put(disk, number * MIB, pattern(2 * MIB, number))
+        if number:  # a child of what its parent holds now
+            child = paths[number - 1]
+            child.unlink()
+            virtdisk.create(child, parent=path).close()
+    expected = get(paths[0])
+    assert expected[: 2 * MIB] == pattern(2 * MIB, 0)
+    told: list[tuple[int, int]] = []
+    with virtdisk.open(paths[0]) as disk:
+        disk.merge(
+            source_depth=source,
+            target_depth=target,
+            progress=lambda *values: told.append(values),
+        )
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1] > 0
+    left = [path for number, path in enumerate(paths) if number not in gone]
+    links = virtdisk.chain(left[0])
+    assert [link.path for link in links] == [str(path) for path in left]
+    assert get(left[0]) == expected
+    for path in paths:
+        assert path.exists()  # nothing is deleted
+
+
+@by_suffix
+@pytest.mark.parametrize("attached", [False, True])
+def test_mirror(suffix: str, attached: bool, tmp_path: pathlib.Path) -> None:
+    first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+    with virtdisk.create(first, 64 * MIB) as disk:
+        put(disk, 0, pattern(8 * MIB))
+        if attached:
+            disk.attach(flags=AttachFlag.NO_LOCAL_HOST)
+        told: list[tuple[int, int]] = []
+        disk.mirror(second, progress=lambda *values: told.append(values))
+        assert disk.path == str(second)
+        if attached:
+            with disk.raw("r+b") as file:
+                file.write(b"of the second")
+    assert told[-1][0] == told[-1][1] > 0
+    assert get(first) == pattern(8 * MIB) + bytes(56 * MIB)
+    mirrored = bytearray(get(first))
+    if attached:
+        mirrored[:13] = b"of the second"
+    assert get(second) == mirrored
+
+
+@by_suffix
+def test_mirror_that_is_there_already(suffix: str, tmp_path: pathlib.Path) -> None:
+    first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+    virtdisk.create(second, 64 * MIB).close()
+    with virtdisk.create(first, 64 * MIB) as disk:
+        put(disk, 0, pattern(MIB))
+        with pytest.raises(virtdisk.ImageExistsError):
+            disk.mirror(second)
+        assert disk.path == str(first)
+        disk.mirror(second, existing=True)
+    assert get(second) == get(first)
+
+
+@by_suffix
+def test_mirror_given_up(suffix: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / f"first{suffix}"
+
+    def interrupt(current: int, completion: int) -> None:
+        raise KeyboardInterrupt
+
+    with virtdisk.create(path, 64 * MIB) as disk:
+        put(disk, 0, pattern(8 * MIB))
+        with pytest.raises(KeyboardInterrupt):
+            disk.mirror(tmp_path / f"second{suffix}", progress=interrupt)
+        assert disk.path == str(path)
+        assert disk.info.virtual_size == 64 * MIB
+    assert os.listdir(tmp_path) == [path.name]
+
+
+# --- What an image says of itself -------------------------------------------
+
+
+def test_metadata(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a.vhdx"
+    with virtdisk.create(path, 64 * MIB) as disk:
+        assert dict(disk.metadata) == {}
+        disk.metadata[GUID] = b"first"
+        disk.metadata[GUID] = pattern(70000)
+        disk.metadata[uuid.UUID(int=7)] = b"other"
+    with virtdisk.open(path) as disk:
+        items = dict(disk.metadata)
+        assert items == {GUID: pattern(70000), uuid.UUID(int=7): b"other"}
+        del disk.metadata[GUID]
+        with pytest.raises(KeyError):
+            disk.metadata[GUID]
+        with pytest.raises(KeyError):
+            del disk.metadata[GUID]
+        with pytest.raises(VirtualDiskError) as caught:
+            disk.metadata[GUID] = bytes(MIB + 1)  # [MS-VHDX] 2.6.1.2
+        assert caught.value.winerror in (87, 0xC03A0028)
+        disk.attach(flags=AttachFlag.NO_LOCAL_HOST)
+        assert list(disk.metadata) == [uuid.UUID(int=7)]
+        with pytest.raises(VirtualDiskError):
+            disk.metadata[GUID] = b"while it is attached"
+        disk.detach()
+        disk.metadata.clear()
+        assert len(disk.metadata) == 0
+
+
+def test_a_vhd_has_no_metadata(tmp_path: pathlib.Path) -> None:
+    disk = virtdisk.open(make_vhd(tmp_path / "a.vhd"))
+    with disk, pytest.raises(VirtualDiskError) as caught:
+        len(disk.metadata)
+    assert caught.value.winerror in (50, 0xC03A001B)
+
+
+def test_set_info_of_a_vhdx(tmp_path: pathlib.Path) -> None:
+    with virtdisk.create(tmp_path / "a.vhdx", 64 * MIB) as disk:
+        disk.set_info(virtual_disk_id=GUID, physical_sector_size=512)
+        assert disk.info.virtual_disk_id == GUID
+        assert disk.info.physical_sector_size == 512
+        for options, code in (
+            ({"change_tracking": True}, 50),
+            ({"physical_sector_size": 1024}, 87),
+        ):
+            changes: dict[str, Any] = options
+            with pytest.raises(VirtualDiskError) as caught:
+                disk.set_info(**changes)
+            assert caught.value.winerror == code
+
+
+@by_suffix
+def test_reconnect(suffix: str, tmp_path: pathlib.Path) -> None:
+    paths = make_chain(tmp_path, suffix)
+    moved, base = tmp_path / f"moved{suffix}", tmp_path / "sub" / f"base{suffix}"
+    base.parent.mkdir()
+    paths[1].rename(moved)
+    paths[2].rename(base)
+    with pytest.raises(FileNotFoundError) as caught:
+        virtdisk.open(paths[0])
+    assert "reconnect" in str(caught.value)
+    with virtdisk.open(moved, parents=False) as disk:
+        disk.reconnect(paths[2])
+    with virtdisk.open(paths[0], parents=False) as disk:
+        with pytest.raises(VirtualDiskError):
+            disk.reconnect(paths[2])  # another one
+        disk.reconnect(moved)
+    links = virtdisk.chain(paths[0])
+    assert [link.path for link in links] == [
+        str(p) for p in (paths[0], moved, paths[2])
+    ]
+
+
 # --- The order of events ----------------------------------------------------
 
 
