@@ -24,6 +24,7 @@ from virtdisk import (
     ProviderSubtype,
     StorageType,
     VirtualDiskError,
+    _chain,
     _create,
     _operation,
 )
@@ -640,3 +641,49 @@ def test_other_failures_of_metadata_are_told(
     assert caught.value.winerror == 50
     with pytest.raises(virtdisk.AccessDeniedError):
         del disk.metadata[GUID]
+
+
+# --- dependencies -----------------------------------------------------------
+
+ENTRIES = [
+    (0x21, 0, 3, MICROSOFT, 2, r"\\.\PhysicalDrive2", "", None, ""),
+    (0x04, 0, 9, bytes(16), 1, "disk", "volume", "dependent", "folder/a.vhd"),
+]
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_dependencies(
+    windows: bool,
+    api: Recorder,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_chain, "WINDOWS", windows)
+    api.dependencies = ENTRIES
+    near, far = virtdisk.dependencies(tmp_path)
+    assert api.calls == [
+        ("GetStorageDependencyInformation", {"path": str(tmp_path), "flags": 1})
+    ]
+    assert (near.level, near.storage_type) == (1, 9)
+    assert near.flags is virtdisk.DependentDiskFlag.READ_ONLY
+    assert near.path == ("volume\\folder/a.vhd" if windows else "volume/folder/a.vhd")
+    assert (near.device, near.dependent_volume) == ("disk", "dependent")
+    assert (far.level, far.storage_type) == (2, StorageType.VHDX)
+    assert far.vendor_id.bytes_le == MICROSOFT
+    assert far.host_volume is far.relative_path is far.dependent_volume is None
+    assert far.path is None
+
+
+@pytest.mark.parametrize("code", [1, 0xC03A0015])
+def test_what_stands_on_no_image(
+    code: int, api: Recorder, tmp_path: pathlib.Path
+) -> None:
+    api.fail["GetStorageDependencyInformation"] = code
+    assert virtdisk.dependencies(tmp_path) == []
+
+
+def test_other_failures_of_dependencies(api: Recorder, tmp_path: pathlib.Path) -> None:
+    api.fail["GetStorageDependencyInformation"] = 5
+    with pytest.raises(virtdisk.AccessDeniedError):
+        virtdisk.dependencies(tmp_path, hosted=True)
+    assert api.only("GetStorageDependencyInformation")["flags"] == 0

@@ -38,6 +38,25 @@ opened = virtdisk.open(pathlib.Path("a.vhd"), flags=virtdisk.OpenFlag.CACHED_IO 
 opened.attach(restricted_range=(0, 512), flags=virtdisk.AttachFlag(0x40000000))
 assert_type(virtdisk.attached(), list[virtdisk.AttachedImage])
 assert_type(virtdisk.AccessMask.READ | virtdisk.AccessMask.CREATE, virtdisk.AccessMask)
+made = virtdisk.create("b.vhdx", 64 * virtdisk.GiB, type="fixed", progress=print)
+assert_type(made, virtdisk.VirtualDisk)
+made.resize(1 << 30, progress=lambda current, completion: None)
+made.metadata[uuid.uuid4()] = b"value"
+assert_type(made.metadata[uuid.uuid4()], bytes)
+virtdisk.convert("a.vhd", pathlib.Path("a.raw"), source_type="raw")
+assert_type(virtdisk.chain("a.vhd"), tuple[virtdisk.ChainLink, ...])
+assert_type(virtdisk.dependencies("/"), list[virtdisk.StorageDependency])
+
+async def work() -> None:
+    async with virtdisk.aio.create("c.vhdx", 1 << 30) as disk:
+        assert_type(disk, virtdisk.aio.VirtualDisk)
+        operation = disk.compact()
+        async for progress in operation.progress():
+            assert_type(progress, virtdisk.Progress)
+            assert_type(progress.fraction, float)
+        assert_type(await operation, None)
+    assert_type(await virtdisk.aio.attach("a.vhd"), virtdisk.aio.VirtualDisk)
+
 try:
     virtdisk.detach("a.vhd")
 except virtdisk.SharingViolationError as error:
@@ -60,6 +79,15 @@ virtdisk.open(None)
 virtdisk.detach()
 virtdisk.attached()[0].path = "b.vhd"
 virtdisk.AttachFlag.READONLY
+virtdisk.create("a.vhd", "64GiB")
+virtdisk.create("a.vhd", 1, type="thin")
+virtdisk.create("a.vhd", 1, id="one")
+virtdisk.create("a.vhd", 1, progress=5)
+virtdisk.convert("a.vhd")
+virtdisk.open("a.vhd").resize("1GiB")
+virtdisk.open("a.vhd").metadata["one"]
+virtdisk.open("a.vhd").mirror()
+virtdisk.aio.compact("a.vhd")
 virtdisk.nothing
 """
 
