@@ -990,3 +990,31 @@ def test_root_uses_devices(user: User, vhd: pathlib.Path) -> None:
         pytest.skip("needs loop devices")
     with virtdisk.attach(vhd) as disk:
         assert disk.physical_path.startswith("/dev/loop")
+
+
+# Compacting.
+
+
+def test_compacted_while_it_is_read(user: User) -> None:
+    """The user's own server does it for him, and the file stays the same."""
+    image = user.home / "zeros.vhdx"
+    size, half = 24 << 20, 12 << 20
+    virtdisk.create(image, size, block_size=1 << 20).close()
+    private = virtdisk.AttachFlag.NO_LOCAL_HOST
+    with virtdisk.attach(image, flags=private) as disk, disk.raw("r+b") as file:
+        file.write(pattern(size))
+        file.seek(0)
+        file.write(bytes(half))
+    user.give(image)
+    before = image.stat().st_size
+
+    def compact() -> bytes:
+        with virtdisk.attach(image, read_only=True) as disk:
+            with virtdisk.open(image) as other:
+                other.compact()
+            with disk.raw() as file:
+                return file.read()
+
+    assert user.do(compact) == bytes(half) + pattern(size)[half:]
+    assert before - image.stat().st_size >= half
+    wait_for(user.nothing_left, "no socket stays")
