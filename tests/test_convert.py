@@ -74,7 +74,7 @@ def images(raw: pathlib.Path) -> dict[str, pathlib.Path]:
     return found
 
 
-@pytest.mark.parametrize(("source", "target"), itertools.product(KINDS, TARGETS))
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(KINDS, TARGETS)))
 def test_every_direction(
     source: str,
     target: str,
