@@ -214,11 +214,11 @@ def test_device_in_use(tmp_path: pathlib.Path) -> None:
     mkfs = require_tool("mkfs.ext4", package="e2fsprogs")
     subprocess.run([mkfs, "-q", str(disk)], check=True)
     target = tmp_path / "copy.vhdx"
+
+    def copy() -> int:
+        return code_of(target, source_path=device, flags=PREVENT_WRITES)
+
     with loop_device(disk) as device:
-
-        def copy() -> int:
-            return code_of(target, source_path=device, flags=PREVENT_WRITES)
-
         with mounted(tmp_path / "mounted", device):
             assert copy() == ONLINE_AND_WRITABLE
             assert not target.exists()
@@ -227,9 +227,11 @@ def test_device_in_use(tmp_path: pathlib.Path) -> None:
             assert copy() == ALREADY_OWNED
         finally:
             os.close(claim)
-        subprocess.run(["blockdev", "--setro", device], check=True)
-        with mounted(tmp_path / "read-only", "-o", "ro,noload", device):
-            assert copy() == 0
+    with (
+        loop_device(disk, "--read-only") as device,
+        mounted(tmp_path / "read-only", "-o", "ro,noload", device),
+    ):
+        assert copy() == 0
 
 
 def test_device_that_is_locked(raw: pathlib.Path) -> None:
