@@ -43,11 +43,11 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "raw": Kind(".img", "raw", "", False),
-    "vhd fixed": Kind(".vhd", "vpc", "subformat=fixed,force_size=on", True),
-    "vhd dynamic": Kind(".vhd", "vpc", "subformat=dynamic,force_size=on", False),
-    "vhdx fixed": Kind(".vhdx", "vhdx", "subformat=fixed", True),
-    "vhdx dynamic": Kind(".vhdx", "vhdx", "subformat=dynamic", False),
+    "raw": Kind(".img", "raw", "", fixed=False),
+    "vhd fixed": Kind(".vhd", "vpc", "subformat=fixed,force_size=on", fixed=True),
+    "vhd dynamic": Kind(".vhd", "vpc", "subformat=dynamic,force_size=on", fixed=False),
+    "vhdx fixed": Kind(".vhdx", "vhdx", "subformat=fixed", fixed=True),
+    "vhdx dynamic": Kind(".vhdx", "vhdx", "subformat=dynamic", fixed=False),
 }
 
 

@@ -7,6 +7,7 @@ copies of a source in test_convert.py.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import subprocess
@@ -63,7 +64,7 @@ def test_child_of_child(suffix: str, tmp_path: pathlib.Path) -> None:
     """A chain is found again through the paths that were written."""
     names = [tmp_path / f"{name}{suffix}" for name in ("a", "b", "c")]
     make(names[0])
-    for parent, child in zip(names, names[1:], strict=False):
+    for parent, child in itertools.pairwise(names):
         make(child, maximum_size=0, parent_path=str(parent))
     with api.OpenVirtualDisk(str(names[2]), version=2) as handle:
         api.AttachVirtualDisk(handle, flags=8)
