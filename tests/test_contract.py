@@ -8,6 +8,7 @@ from collections import Counter
 
 import contract
 import contract_changes
+import contract_create
 import contract_sizes
 import pytest
 from support import LINUX, require_loop
@@ -44,7 +45,9 @@ REFUSED = {
     "ForkVirtualDisk",
     "CompleteForkVirtualDisk",
 }
-ROWS = contract.ROWS + contract_changes.ROWS + contract_sizes.ROWS
+ROWS = (
+    contract.ROWS + contract_changes.ROWS + contract_create.ROWS + contract_sizes.ROWS
+)
 
 
 def outcome(row: contract.Row, directory: pathlib.Path) -> int:

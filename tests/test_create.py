@@ -135,28 +135,6 @@ def test_no_space(suffix: str, flags: int, tmp_path: pathlib.Path) -> None:
         assert os.statvfs(small).f_bfree == os.statvfs(small).f_blocks
 
 
-def test_file_system_without_unnamed_files(tmp_path: pathlib.Path) -> None:
-    """The hidden name beside the final one does not stay either."""
-    disk = tmp_path / "fat.img"
-    disk.touch()
-    os.truncate(disk, 64 * MIB)
-    mkfs = require_tool("mkfs.vfat", package="dosfstools")
-    subprocess.run([mkfs, str(disk)], check=True, capture_output=True)
-    require_loop()
-    source = tmp_path / "source.img"
-    source.write_bytes(pattern(4 * MIB))
-    with mounted(tmp_path / "fat", "-o", "loop", str(disk)) as fat:
-        target = fat / "new.vhdx"
-        if code_of(target, source_path=str(source)) == 665:
-            pytest.skip("the file system has no locks")
-        check_same(target, source)
-        assert os.listdir(fat) == ["new.vhdx"]
-        assert code_of(target, source_path=str(source)) == 80
-        source.write_bytes(pattern(80 * MIB))
-        assert code_of(fat / "big.vhdx", source_path=str(source)) == DISK_FULL
-        assert os.listdir(fat) == ["new.vhdx"]
-
-
 # --- block devices ----------------------------------------------------------
 
 

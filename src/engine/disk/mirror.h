@@ -20,7 +20,9 @@
 struct vd_mirror {
     struct vd_disk *target; /* borrowed; live, writable, of the same size */
     bool whole;             /* copy what the parents have, too */
-    void (*notify)(void *context); /* there is news: see vd_mirror_state */
+    /* There is news: see vd_mirror_state.  Called with locks of the disk
+     * held; what it locks itself nobody holds while he uses a disk. */
+    void (*notify)(void *context);
     void *context;
 
     pthread_mutex_t lock; /* one change, or one piece, at a time */
