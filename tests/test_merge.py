@@ -122,10 +122,10 @@ def check_root(path: pathlib.Path, model: bytes) -> None:
     qemu_img = require_tool("qemu-img", package="qemu-utils")
     form = {".vhd": "vpc", ".vhdx": "vhdx"}[path.suffix]
     if form == "vhdx":  # of VHD it can check nothing
-        check = [qemu_img, "check", "-f", form, path]
+        check = [qemu_img, "check", "-f", form, str(path)]
         subprocess.run(check, check=True, capture_output=True)
     raw = path.with_suffix(".raw")
-    convert = [qemu_img, "convert", "-f", form, "-O", "raw", path, raw]
+    convert = [qemu_img, "convert", "-f", form, "-O", "raw", str(path), str(raw)]
     subprocess.run(convert, check=True)
     assert raw.read_bytes()[:SIZE] == model
     raw.unlink()

@@ -30,7 +30,7 @@ def number(value: int) -> uuid.UUID:
 
 def check_image(path: pathlib.Path) -> None:
     qemu_img = require_tool("qemu-img", package="qemu-utils")
-    check = [qemu_img, "check", "-f", "vhdx", path]
+    check = [qemu_img, "check", "-f", "vhdx", str(path)]
     subprocess.run(check, check=True, capture_output=True)
 
 

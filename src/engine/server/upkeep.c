@@ -290,7 +290,7 @@ start_threads(struct vd_upkeep *upkeep)
 vd_error
 vd_upkeep_start(int listener, struct vd_disk *disk, struct vd_upkeep **out)
 {
-    struct vd_upkeep *upkeep;
+    struct vd_upkeep *upkeep = NULL;
     vd_error error = make(disk, &upkeep);
     if (error != ERROR_SUCCESS) {
         return error;
