@@ -173,6 +173,48 @@ test_without_parents(void)
     close_handle(handle);
 }
 
+/* ---- a virtual machine's saved state (FORMATS.md 1.2, 1.16) ---- */
+
+static void
+patch_footer(FILE *file, long offset, int whence)
+{
+    uint8_t footer[512];
+    CHECK(fseek(file, offset, whence) == 0 &&
+          fread(footer, sizeof(footer), 1, file) == 1);
+    CHECK_BYTES("conectix", footer, 8);
+    footer[84] = 1;
+    uint32_t sum = 0;
+    for (size_t i = 0; i < sizeof(footer); i++) {
+        sum += i >= 64 && i < 68 ? 0 : footer[i];
+    }
+    for (size_t i = 0; i < 4; i++) {
+        footer[64 + i] = (uint8_t)(~sum >> (24 - 8 * i));
+    }
+    CHECK(fseek(file, offset, whence) == 0 &&
+          fwrite(footer, sizeof(footer), 1, file) == 1);
+}
+
+static void
+test_saved_state(void)
+{
+    make_chain(VHD);
+    FILE *file = fopen(layer_path(1), "r+b");
+    if (file == NULL) {
+        check_broken("fopen");
+    }
+    patch_footer(file, 0, SEEK_SET);
+    patch_footer(file, -512, SEEK_END);
+    fclose(file);
+    HANDLE handle = open_all(layer_path(0));
+    CHECK_EQ(ERROR_VHD_INVALID_STATE, merge_1(handle, 1));
+    CHECK_EQ(ERROR_VHD_INVALID_STATE, merge_2(handle, 2, 3, NULL));
+    CHECK_EQ(ERROR_VHD_INVALID_STATE, merge_2(handle, 3, 4, NULL));
+    close_handle(handle);
+    handle = open_all(layer_path(2)); /* which does not stand on it */
+    CHECK_OK(merge_1(handle, 1));
+    close_handle(handle);
+}
+
 /* ---- who stands in the way ---- */
 
 static void
@@ -362,6 +404,7 @@ main(int argc, char **argv)
     directory = argv[1];
     test_format(VHDX);
     test_format(VHD);
+    test_saved_state();
     test_identity();
     test_overlapped();
     test_out_of_memory();

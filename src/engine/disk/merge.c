@@ -44,6 +44,18 @@ struct merging {
 
 /* ---- what can be merged ---- */
 
+static vd_error
+check_states(const struct vd_disk *disk, const struct vd_merge *merge)
+{
+    for (size_t i = 0; i <= merge->target; i++) {
+        if (disk->layers[i].image->info.saved_state) {
+            vd_trace(VD_TRACE_DISK, "a saved state is over layer %zu", i);
+            return ERROR_VHD_INVALID_STATE;
+        }
+    }
+    return ERROR_SUCCESS;
+}
+
 vd_error
 vd_merge_check(const struct vd_disk *disk, const struct vd_merge *merge)
 {
@@ -65,7 +77,7 @@ vd_merge_check(const struct vd_disk *disk, const struct vd_merge *merge)
                  merge->source, merge->target, disk->layer_count);
         return ERROR_INVALID_PARAMETER;
     }
-    return ERROR_SUCCESS;
+    return check_states(disk, merge);
 }
 
 void

@@ -19,7 +19,8 @@ struct vd_merge {
 
 /* Whether the disk has such layers.  ERROR_VHD_INVALID_TYPE if it is no
  * chain, ERROR_VHD_PARENT_VHD_NOT_FOUND without its parents,
- * ERROR_INVALID_PARAMETER, ERROR_NOT_SUPPORTED (the format cannot). */
+ * ERROR_INVALID_PARAMETER, ERROR_VHD_INVALID_STATE (VHD: under a saved state),
+ * ERROR_NOT_SUPPORTED (the format cannot). */
 VD_MUST_CHECK
 vd_error vd_merge_check(const struct vd_disk *disk,
                         const struct vd_merge *merge);

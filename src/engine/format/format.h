@@ -56,6 +56,8 @@ struct vd_image_info {
     struct vd_guid parent_identifier; /* DataWriteGuid (parent_linkage) */
     uint32_t parent_timestamp;        /* VHD: seconds since 2000; else 0 */
     bool log_dirty;                   /* VHDX: opened with a log to replay */
+    bool saved_state; /* VHD: that of a virtual machine is over this disk,
+                         which has to stay as it is */
 };
 
 /* What a session is going to change; each includes those before it. */

@@ -37,6 +37,7 @@ fill_info(struct vd_vhd_image *vhd)
     info->subtype = (enum vd_subtype)footer->disk_type; /* the same numbers */
     info->has_identifier = true;
     info->identifier = footer->unique_id;
+    info->saved_state = vd_vhd_footer_has_saved_state(vhd->footers.raw);
     trace_size(footer);
 }
 
