@@ -247,8 +247,8 @@ class Maintenance:
     ) -> None:
         """Makes the file of a dynamic or differencing image smaller.
 
-        The disk must be detached, or attached read-only.  Ctrl-C stops it;
-        what is done until then stays done.
+        The disk must be detached, or attached read-only by another object.
+        Ctrl-C stops it; what is done until then stays done.
 
         Args:
             zero_scan: Whether to look for blocks that hold only zeros.
@@ -284,6 +284,8 @@ class Maintenance:
 
         A disk is made smaller only as far as its last partition reaches,
         unless told otherwise.  Partitions and file systems keep their sizes.
+        An attached VHDX can be resized on Windows, and on Linux if it is
+        attached with ``AttachFlag.NO_LOCAL_HOST``.
 
         Args:
             size: The new size in bytes, in whole sectors.
@@ -299,8 +301,8 @@ class Maintenance:
                 0xC03A0026 if nobody can tell because there is no partition
                 table, 0xC03A0027 if it is at the smallest size already,
                 0xC03A001B for a VHD that shall shrink, 0xC03A0012 for a size
-                that the format cannot hold, 87 for part of a sector, 112
-                without space.
+                that the format cannot hold, 87 for part of a sector, 32 or
+                0xC03A001C while it is attached, 112 without space.
 
         Source: ResizeVirtualDisk.
         """
@@ -357,6 +359,9 @@ class Maintenance:
     ) -> None:
         """Copies the image while it may be in use, and goes on with the copy.
 
+        On Linux the disk is detached, or attached with
+        ``AttachFlag.NO_LOCAL_HOST``.
+
         When everything is copied the mirror is broken off: this object then
         stands for the copy, also its ``path``.  The first image stays as it
         is.  Ctrl-C gives the mirror up, and this object stays what it was.
@@ -372,8 +377,8 @@ class Maintenance:
             TypeError: An argument of a wrong type.
             ValueError: The disk is closed, or an empty path.
             VirtualDiskError: winerror 80 if the copy is there already, 2 or
-                3 if it shall be and is not, 112 without space, 50 if this
-                system cannot mirror in the disk's state.
+                3 if it shall be and is not, 112 without space, 50 on Linux
+                if it is attached with a device.
 
         Source: MirrorVirtualDisk, BreakMirrorVirtualDisk.
         """
