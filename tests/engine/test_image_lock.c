@@ -335,6 +335,60 @@ a_mark_tells_of_one_open_file(void)
     close(other);
 }
 
+static const int attached_bytes[] = {100, 201, 203, 300};
+
+/* The writer's locks and the reader's, until it is over. */
+static void
+a_reader_may_lend_its_image(void)
+{
+    static const int lent_bytes[] = {100, 101, 103, 201, 203, 300};
+    int reader = open_image(false);
+    int writer = open_image(true);
+    int other = open_image(true);
+    CHECK_OK(vd_image_lock(reader, VD_LOCK_READ));
+    check_bytes_locked(attached_bytes, 4);
+    CHECK_OK(vd_image_lock_lend(reader, writer));
+    check_bytes_locked(lent_bytes, 6);
+    CHECK_EQ(ERROR_SHARING_VIOLATION, vd_image_lock(other, VD_LOCK_WRITE));
+    CHECK_EQ(ERROR_SHARING_VIOLATION, vd_image_lock(other, VD_LOCK_READ));
+    CHECK_EQ(ERROR_SHARING_VIOLATION, vd_image_lock(other, VD_LOCK_PARENT));
+    CHECK_OK(vd_image_lock_return(reader, writer));
+    check_bytes_locked(attached_bytes, 4);
+    CHECK_EQ(ERROR_SHARING_VIOLATION, vd_image_lock(other, VD_LOCK_WRITE));
+    CHECK_OK(vd_image_lock(other, VD_LOCK_PARENT));
+    CHECK_EQ(ERROR_SHARING_VIOLATION, vd_image_lock_lend(reader, writer));
+    vd_image_unlock(other);
+    check_bytes_locked(attached_bytes, 4); /* as if nothing had been tried */
+    close(other);
+    close(writer);
+    check_bytes_locked(attached_bytes, 4);
+    close(reader);
+}
+
+/* The n-th call fails: the reader has what it had. */
+static void
+lending_that_fails_changes_nothing(void)
+{
+    int reader = open_image(false);
+    int writer = open_image(true);
+    bool failed = true;
+    CHECK_OK(vd_image_lock(reader, VD_LOCK_READ));
+    for (int n = 0; failed; n++) {
+        lock_errno = ENOLCK;
+        lock_errno_after = n;
+        vd_error error = vd_image_lock_lend(reader, writer);
+        failed = lock_errno_after < 0;
+        lock_errno = 0;
+        CHECK_EQ(failed ? ERROR_FILE_SYSTEM_LIMITATION : 0, error);
+        if (failed) {
+            check_bytes_locked(attached_bytes, 4);
+        }
+        CHECK(failed || n > 10);
+    }
+    close(writer);
+    close(reader);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -350,6 +404,8 @@ main(int argc, char **argv)
     a_killed_holder_holds_nothing();
     parents_are_shared_but_stand_still();
     a_mark_tells_of_one_open_file();
+    a_reader_may_lend_its_image();
+    lending_that_fails_changes_nothing();
     at_most_one_wins_a_race();
     without_locks_there_is_no_attachment();
     return check_result();
