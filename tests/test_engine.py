@@ -60,9 +60,12 @@ def test_c(name: str, engine_build: Build, tmp_path: pathlib.Path) -> None:
     run_program(engine_build.link(name), tmp_path)
 
 
-def test_many_threads_on_one_disk(thread_build: Build, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("name", ["test_chain", "test_upkeep"])
+def test_many_threads_on_one_disk(
+    name: str, thread_build: Build, tmp_path: pathlib.Path
+) -> None:
     """ThreadSanitizer finds no race.  (The other programs have one thread.)"""
-    run_program(thread_build.link("test_chain"), tmp_path)
+    run_program(thread_build.link(name), tmp_path)
 
 
 def run_program(program: pathlib.Path, directory: pathlib.Path) -> None:

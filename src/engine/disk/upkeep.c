@@ -125,7 +125,8 @@ look(struct vd_disk *disk, struct vd_posix_file *own,
 
 /* There is always an image to read from: all is committed, so what is open
  * for writing is closed behind a look, which a further one follows if it has
- * found a log in use.  If there can be none, that for writing stays. */
+ * found a log in use.  If there can be none, that for writing stays, with its
+ * locks, to the end of the disk. */
 static vd_error
 end(struct vd_disk *disk, struct vd_posix_file *file)
 {
