@@ -14,7 +14,6 @@ import random
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ import pytest
 from devices import eventually
 from engine_build import Build, run
 from images import GIB, MIB, Kind, Tool, running
-from support import LINUX, require_loop, require_root, require_tool
+from support import LINUX, PYTHON, require_loop, require_root, require_tool
 
 import virtdisk
 from virtdisk import VirtualDiskError, _virtdisk
@@ -426,14 +425,13 @@ def test_a_client_that_dies(tool: Tool, tmp_path: pathlib.Path) -> None:
     with virtdisk.attach(path, read_only=True, drive_letter=False) as disk:
         for delay in (0, 0.05, 0.2):
             client = subprocess.Popen(
-                [sys.executable, "-c", WATCH, path], stdout=subprocess.PIPE
+                [*PYTHON, "-c", WATCH, path], stdout=subprocess.PIPE
             )
-            assert client.stdout is not None
-            assert client.stdout.readline() == b"begun\n"
-            time.sleep(delay)
-            client.kill()
-            client.wait()
-            client.stdout.close()
+            with client:
+                assert client.stdout is not None
+                assert client.stdout.readline() == b"begun\n"
+                time.sleep(delay)
+                client.kill()
         assert eventually(lambda: _try_compact(path))
         assert path.stat().st_size <= 40 * MIB
         with refused(SHARING_VIOLATION):
