@@ -24,6 +24,7 @@ from virtdisk._disk import VirtualDisk
 from virtdisk._disk import open as open_image
 from virtdisk._errors import VirtualDiskError
 from virtdisk._flags import AttachFlag, CreateFlag, ProviderSubtype, StorageType
+from virtdisk._geometry import SMALLEST
 from virtdisk._operation import Call, Pending, check_progress, run
 from virtdisk._storage import detect_storage_type
 
@@ -298,7 +299,7 @@ def convert_call(
     arguments |= {"type": type, "parent": None, "security": None}
     if raw and not _is_raw_source(old):
         # Checks the arguments, without the source.
-        create_call(new, _SECTOR, source=None, **arguments)
+        create_call(new, SMALLEST, source=None, **arguments)
         return _FromRawCall(old, new, {"source": None, **arguments})
     return _SystemCall(old, create_call(new, None, source=old, **arguments))
 

@@ -24,6 +24,7 @@ from virtdisk._arguments import (
 )
 from virtdisk._disk import VirtualDisk
 from virtdisk._flags import CreateFlag, ProviderSubtype, StorageType
+from virtdisk._geometry import check_geometry
 from virtdisk._open import vendor_of
 from virtdisk._operation import Call, check_progress, run
 from virtdisk._storage import storage_type_of
@@ -68,6 +69,8 @@ class _CreateCall(Call[VirtualDisk]):
 
     def fail(self, error: BaseException) -> None:
         super().fail(error)
+        if isinstance(error, FileNotFoundError) and not os.path.lexists(self.path):
+            error.filename = self.path  # the parent or source, not what is made
         if self._handle is None:
             return
         self._handle.close()
@@ -124,19 +127,6 @@ def _other_image(name: str, path: StrPath | None) -> tuple[str | None, dict[str,
         f"{name}_device_id": device_id,
         f"{name}_vendor_id": vendor_of(device_id),
     }
-
-
-def _new_size(size: int | None, *, inherited: bool) -> int:
-    """The size to ask for; 0: that of the parent or source."""
-    if size is None:
-        if not inherited:
-            msg = "size is needed: there is no parent or source to take it from"
-            raise ValueError(msg)
-        return 0
-    if check_integer(size, "size", 64) == 0:
-        msg = "size is 0; None asks for that of the parent or source"
-        raise ValueError(msg)
-    return int(size)
 
 
 def _unique_id(value: object) -> bytes | None:
@@ -197,8 +187,11 @@ def create_call(
     bits = check_flags(flags)
     if _new_subtype(type, has_parent=parent is not None) is ProviderSubtype.FIXED:
         bits |= CreateFlag.FULL_PHYSICAL_ALLOCATION
-    device_id = int(_new_storage_type(name, storage_type))
-    inherited = parent is not None or source is not None
+    kind = _new_storage_type(name, storage_type)
+    device_id = int(kind)
+    if size is None and parent is None and source is None:
+        msg = "size is needed: there is no parent or source to take it from"
+        raise ValueError(msg)
     arguments: dict[str, Any] = {
         "device_id": device_id,
         "vendor_id": vendor_of(device_id),
@@ -206,13 +199,8 @@ def create_call(
         "flags": int(bits),
         "version": 2,
         "unique_id": _unique_id(id),
-        "maximum_size": _new_size(size, inherited=inherited),
-        "block_size_in_bytes": check_integer(block_size or 0, "block_size", 32),
-        "sector_size_in_bytes": check_integer(sector_size or 0, "sector_size", 32),
-        "physical_sector_size_in_bytes": check_integer(
-            physical_sector_size or 0, "physical_sector_size", 32
-        ),
         "resiliency_guid": uuid.uuid4().bytes_le,
+        **check_geometry(kind, size, block_size, sector_size, physical_sector_size),
     }
     parent_path, members = _other_image("parent", parent)
     arguments.update(members)
@@ -274,13 +262,14 @@ def create(
 
     Raises:
         TypeError: An argument of a wrong type.
-        ValueError: Arguments that contradict each other, or a name that does
-            not say what to make.
+        ValueError: Arguments that contradict each other, a size, block size or
+            sector size that the format does not have, or a name that does not
+            say what to make.
         KeyboardInterrupt: After Ctrl-C, when the operation is over.
-        VirtualDiskError: winerror 80 if the file exists, 2 or 3 if its folder
-            does not, 87 for a size, block size or sector size that the format
-            does not have, 112 without space for a fixed one, 32 if the parent
-            or source is being written to, a code of 0xC03A… if it is damaged.
+        VirtualDiskError: winerror 80 if the file exists, 2 or 3 if its folder,
+            parent or source does not, 87 for a size below the source's, 112
+            without space for a fixed one, 32 if the parent or source is being
+            written to, a code of 0xC03A… if it is damaged.
 
     Source: CreateVirtualDisk, parameters version 2.
     """
