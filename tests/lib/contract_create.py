@@ -209,7 +209,76 @@ MIRROR = [
     _mirror("opened read-only", ACCESS_DENIED, read_only=True, windows=()),
 ]
 
+
+def _break_mirror(context: Context) -> None:
+    handle = context.open("vhdx", version=2)
+    overlapped = api.Overlapped()
+    api.MirrorVirtualDisk(handle, context.path("mirror.vhdx"), overlapped)
+    try:
+        while True:
+            _, current, completion = api.GetVirtualDiskOperationProgress(
+                handle, overlapped
+            )
+            if completion and current == completion:
+                break
+            overlapped.wait(0.002)
+        api.BreakMirrorVirtualDisk(handle)
+    finally:
+        overlapped.cancel()
+        overlapped.wait()
+
+
+def _finished(context: Context) -> tuple[api.Handle, api.Overlapped]:
+    """A handle, and an operation on it that has succeeded."""
+    handle = context.open("vhdx", version=2)
+    overlapped = api.Overlapped()
+    api.CompactVirtualDisk(handle, overlapped=overlapped)
+    overlapped.wait()
+    overlapped.result()
+    return handle, overlapped
+
+
+def _progress(context: Context) -> None:
+    handle, overlapped = _finished(context)
+    status, current, completion = api.GetVirtualDiskOperationProgress(
+        handle, overlapped
+    )
+    assert (status, current) == (0, completion)
+
+
+def _progress_of_another(context: Context) -> None:
+    _, overlapped = _finished(context)
+    other = context.open("vhd", version=2)
+    api.GetVirtualDiskOperationProgress(other, overlapped)
+
+
+PROGRESS = [
+    Row(
+        function="GetVirtualDiskOperationProgress",
+        name="of what is over",
+        call=_progress,
+        expect=(OK,),
+        source="API.md 2.7",
+        windows=(),
+    ),
+    Row(
+        function="GetVirtualDiskOperationProgress",
+        name="of another handle's operation",
+        call=_progress_of_another,
+        expect=(INVALID_PARAMETER,),
+        source="api/overlapped.c (inferred)",
+        windows=(),
+    ),
+]
+
 BREAK = [
+    Row(
+        function="BreakMirrorVirtualDisk",
+        name="when all is copied",
+        call=_break_mirror,
+        expect=(OK,),
+        source="API.md 2.7",
+    ),
     Row(
         function="BreakMirrorVirtualDisk",
         name="no mirror",
@@ -220,4 +289,4 @@ BREAK = [
     ),
 ]
 
-ROWS = [*CREATE, *MIRROR, *BREAK]
+ROWS = [*CREATE, *MIRROR, *BREAK, *PROGRESS]
