@@ -218,6 +218,17 @@ def test_read_only_disk_refuses_writing(vhd: pathlib.Path) -> None:
     assert sha256(vhd) == before
 
 
+def test_read_only_mark_of_an_earlier_user_is_gone(vhd: pathlib.Path) -> None:
+    with virtdisk.attach(vhd) as disk:
+        marked = disk.physical_path
+        subprocess.run(["blockdev", "--setro", marked], check=True)
+    with virtdisk.attach(vhd) as disk, disk.raw("r+b") as file:
+        assert disk.physical_path == marked  # the first number that is free
+        file.write(b"here")
+    with virtdisk.attach(vhd, read_only=True) as disk, disk.raw() as file:
+        assert file.read(4) == b"here"
+
+
 def test_restricted_range_shows_that_part(vhd: pathlib.Path) -> None:
     content = pattern(4 << 20)
     part = (1 << 20, 64 << 10)

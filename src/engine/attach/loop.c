@@ -18,6 +18,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <linux/fs.h>
 #include <linux/loop.h>
 
 #include "attach/paths.h"
@@ -190,11 +191,25 @@ configure(int fd, const struct vd_loop_options *options)
     return ioctl(fd, LOOP_CONFIGURE, &config) == 0 ? 0 : errno;
 }
 
+/* The kernel keeps this mark when a device is cleared: whoever used the number
+ * before may have left it there. */
+static void
+clear_read_only(int fd)
+{
+    int read_only = 0;
+    if (ioctl(fd, BLKROSET, &read_only) < 0) {
+        vd_trace(VD_TRACE_ATTACH, "BLKROSET: %s", strerror(errno));
+    }
+}
+
 static struct attempt
 configure_device(int fd, const struct vd_loop_options *options)
 {
     int error_number = configure(fd, options);
     if (error_number == 0) {
+        if (!options->read_only) {
+            clear_read_only(fd);
+        }
         return attempt_done;
     }
     vd_trace(VD_TRACE_ATTACH, "LOOP_CONFIGURE: %s", strerror(error_number));
