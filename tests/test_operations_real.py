@@ -238,10 +238,12 @@ def test_failed_copy_of_ours_leaves_nothing(tmp_path: pathlib.Path) -> None:
 
 def test_error_names_the_file_that_is_not_there(tmp_path: pathlib.Path) -> None:
     target, missing = tmp_path / "a.vhdx", tmp_path / "none.vhdx"
-    for name in "parent", "source":
-        with pytest.raises(FileNotFoundError) as caught:
-            virtdisk.create(target, **{name: missing})
-        assert caught.value.filename == str(missing)
+    with pytest.raises(FileNotFoundError) as caught:
+        virtdisk.create(target, parent=missing)
+    assert caught.value.filename == str(missing)
+    with pytest.raises(FileNotFoundError) as caught:
+        virtdisk.create(target, source=missing)
+    assert caught.value.filename == str(missing)
     with pytest.raises(FileNotFoundError) as caught:
         virtdisk.create(tmp_path / "no" / "a.vhdx", 64 * MIB)
     assert caught.value.filename == str(tmp_path / "no" / "a.vhdx")

@@ -20,16 +20,23 @@ _MIB: Final = 1 << 20
 #: Of a disk, in bytes.
 SMALLEST: Final = 3 * _MIB
 _VHDX_LARGEST: Final = 64 << 40
-_VHD_BLOCKS: Final = (512 << 10, 2 * _MIB)
-_VHDX_BLOCKS: Final = tuple(_MIB << power for power in range(9))
-_SECTORS: Final = {StorageType.VHD: (512,), StorageType.VHDX: (512, 4096)}
+_Choices = tuple[int, ...]
+_BLOCKS: Final[dict[StorageType, _Choices]] = {
+    StorageType.VHD: (512 << 10, 2 * _MIB),
+    StorageType.VHDX: tuple(_MIB << power for power in range(9)),
+}
+_SECTORS: Final[dict[StorageType, _Choices]] = {
+    StorageType.VHD: (512,),
+    StorageType.VHDX: (512, 4096),
+}
 
 
-def _check_one_of(name: str, value: int | None, choices: tuple[int, ...]) -> int:
-    """0 for None, or one of the values that can be."""
+def _check_one_of(name: str, value: int | None, choices: _Choices | None) -> int:
+    """0 for None, or one of the values that can be, if these are known."""
     if value is None:
         return 0
-    if check_integer(value, name, 32) not in choices:
+    check_integer(value, name, 32)
+    if choices is not None and value not in choices:
         words = ", ".join(str(choice) for choice in choices)
         msg = f"{name} is {value}; it must be one of {words} (bytes)"
         raise ValueError(msg)
@@ -77,19 +84,15 @@ def check_geometry(
 
     Source: CREATE_VIRTUAL_DISK_PARAMETERS.
     """
-    if storage_type not in _SECTORS:
-        blocks, sectors = (block_size or 0,), (sector_size or 0,)
-        physical = (physical_sector_size or 0,)
-    else:
-        vhd = storage_type is StorageType.VHD
-        blocks = _VHD_BLOCKS if vhd else _VHDX_BLOCKS
-        sectors = physical = _SECTORS[storage_type]
+    sectors = _SECTORS.get(storage_type)
     logical = _check_one_of("sector_size", sector_size, sectors)
     return {
         "maximum_size": _check_size(size, storage_type, logical or 512),
-        "block_size_in_bytes": _check_one_of("block_size", block_size, blocks),
+        "block_size_in_bytes": _check_one_of(
+            "block_size", block_size, _BLOCKS.get(storage_type)
+        ),
         "sector_size_in_bytes": logical,
         "physical_sector_size_in_bytes": _check_one_of(
-            "physical_sector_size", physical_sector_size, physical
+            "physical_sector_size", physical_sector_size, sectors
         ),
     }
