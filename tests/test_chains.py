@@ -311,6 +311,131 @@ def test_parent_written_since(chain: list[pathlib.Path]) -> None:
         virtdisk.open(chain[1]).close()
 
 
+# A parent outside its child's directory.
+
+ROOTS = "VIRTDISK_PARENT_ROOTS"
+
+
+@pytest.fixture(params=[".vhd", ".vhdx"])
+def beside(
+    request: pytest.FixtureRequest,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """A parent and its child, in two directories of one."""
+    monkeypatch.delenv(ROOTS, raising=False)
+    parent = tmp_path / "parents" / f"base{request.param}"
+    child = tmp_path / "children" / f"child{request.param}"
+    for path in (parent, child):
+        path.parent.mkdir()
+    virtdisk.create(parent, SIZE).close()
+    virtdisk.create(child, parent=parent).close()
+    return parent, child
+
+
+def test_parent_beside_needs_a_root(
+    beside: tuple[pathlib.Path, pathlib.Path],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parent, child = beside
+    with pytest.raises(VirtualDiskError) as caught:
+        virtdisk.open(child)
+    assert caught.value.winerror == PARENT_NOT_FOUND
+    assert ROOTS in (caught.value.remedy or "")
+    for wrong in ("", "parents", str(child.parent), f"{parent.parent}s"):
+        monkeypatch.setenv(ROOTS, wrong)
+        with refused(PARENT_NOT_FOUND):
+            virtdisk.open(child)
+    for right in (f"{parent.parent}/", f":none:/none:{tmp_path}"):
+        monkeypatch.setenv(ROOTS, right)
+        with virtdisk.open(child) as disk:
+            found = disk.info.parent
+        assert found is not None
+        assert found.resolved
+        assert found.paths == (str(parent),)
+    with virtdisk.attach(child, flags=PRIVATE) as disk, disk.raw("r+b") as file:
+        assert file.read(512) == bytes(512)
+
+
+def test_where_a_parent_beside_would_be(
+    beside: tuple[pathlib.Path, pathlib.Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is listed is what is tried."""
+    parent, child = beside
+
+    def candidates() -> tuple[str, ...]:
+        with virtdisk.open(child, parents=False) as disk:
+            found = disk.info.parent
+        assert found is not None
+        assert not found.resolved
+        return found.paths
+
+    without = candidates()
+    assert {os.path.dirname(path) for path in without} == {str(child.parent)}
+    monkeypatch.setenv(ROOTS, str(parent.parent))
+    assert candidates() == (str(parent), *without)
+
+
+def test_why_a_parent_was_not_followed(
+    beside: tuple[pathlib.Path, pathlib.Path],
+) -> None:
+    parent, child = beside
+    code = "import sys, virtdisk; virtdisk.open(sys.argv[1])"
+    done = subprocess.run(
+        [*PYTHON, "-c", code, child],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "VIRTDISK_DEBUG": "disk", ROOTS: "here:/none"},
+        check=False,
+    )
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert f'virtdisk: disk: {ROOTS}: "here" ignored: not absolute' in lines
+    assert any(
+        line.startswith("virtdisk: disk: ") and str(parent) in line and ROOTS in line
+        for line in lines
+    )
+
+
+def test_hostile_upward_path(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A VHDX whose parent's relative path was replaced by another."""
+    monkeypatch.delenv(ROOTS, raising=False)
+    (tmp_path / "p").mkdir()
+    (tmp_path / "c").mkdir()
+    child = tmp_path / "c" / "child.vhdx"
+    ups = len(child.parent.parts) - 1
+    passwd = "..\\" * ups + "etc\\passwd"
+    higher = "..\\" * (ups + 1) + "etc\\hosts"
+    assert len(higher) >= len(passwd)
+    passwd = passwd.replace("etc\\", "etc\\" + "\\" * (len(higher) - len(passwd)))
+    stem = "x" * (len(higher) - len("..\\p\\.vhdx"))
+    parent = tmp_path / "p" / f"{stem}.vhdx"
+    virtdisk.create(parent, SIZE).close()
+    virtdisk.create(child, parent=parent).close()
+    whole = child.read_bytes()
+    written = f"..\\p\\{stem}.vhdx".encode("utf-16-le")
+    assert whole.count(written) == 1
+
+    def tell(path: str) -> None:
+        child.write_bytes(whole.replace(written, path.encode("utf-16-le")))
+
+    tell(passwd)
+    for roots in (None, str(tmp_path), "/none:etc:/et:/usr"):
+        if roots is not None:
+            monkeypatch.setenv(ROOTS, roots)
+        with refused(PARENT_NOT_FOUND):
+            virtdisk.open(child)
+    monkeypatch.setenv(ROOTS, "/")  # allowed, and still no parent
+    with refused(ERROR_IN_PARENT):
+        virtdisk.open(child)
+    tell(higher)
+    with refused(PARENT_NOT_FOUND):
+        virtdisk.open(child)
+
+
 # Looking at an image that another process is writing to.
 
 BUSY = """

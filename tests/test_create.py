@@ -71,8 +71,8 @@ def test_child_of_child(suffix: str, tmp_path: pathlib.Path) -> None:
 
 
 def test_child_below_and_beside_its_parent(tmp_path: pathlib.Path) -> None:
-    """Below it cannot be found by a search, which never goes up; the handle
-    sees the parent that was named all the same."""
+    """Beside it a search does not find it, which goes up only to a root; the
+    handle sees the parent that was named all the same."""
     (tmp_path / "below").mkdir()
     base = make(tmp_path / "below" / "base.vhdx")
     above = make(tmp_path / "above.vhdx", maximum_size=0, parent_path=str(base))

@@ -154,6 +154,10 @@ _REMEDIES_WINDOWS: Final[dict[str, str]] = {
 }
 
 _REMEDIES_LINUX: Final[dict[str, str]] = {
+    "ERROR_VHD_PARENT_VHD_NOT_FOUND": (
+        _RELINK + "; if it lies outside the image's directory, name a directory"
+        " that holds it in VIRTDISK_PARENT_ROOTS"
+    ),
     "ERROR_PRIVILEGE_NOT_HELD": (
         "run as root (sudo), who alone may set up loop devices; or install fuse3"
         " and set XDG_RUNTIME_DIR, and the disk appears as a file"

@@ -51,11 +51,13 @@ data_write_guid(const char *name)
     return guid;
 }
 
+/* Of the last image made; its identifiers follow from it. */
+static uint8_t serial;
+
 static void
 make(const char *name, const char16_t *parent, const char *parent_name,
      uint32_t block_size)
 {
-    static uint8_t serial;
     struct vhdx_create_request request = {
         .size_bytes = SIZE,
         .block_size = block_size,
@@ -251,6 +253,167 @@ test_no_parents(void)
     vd_disk_close(disk);
 }
 
+/* ---- a parent outside the child's directory ---- */
+
+static void
+set_root(const char *name)
+{
+    if (setenv("VIRTDISK_PARENT_ROOTS", path_of(name), 1) < 0) {
+        check_broken("setenv");
+    }
+}
+
+static void
+check_parent(const char *root, const char *child, const char *parent)
+{
+    struct vd_disk *disk;
+    set_root(root);
+    if (CHECK_OK(look(child, &disk))) {
+        CHECK_EQ(2, vd_disk_layers(disk));
+        CHECK_STR(path_of(parent), vd_disk_layer_path(disk, 1));
+        vd_disk_close(disk);
+    }
+    unsetenv("VIRTDISK_PARENT_ROOTS");
+}
+
+static vd_error
+outcome_below(const char *root, const char *child)
+{
+    set_root(root);
+    vd_error error = outcome(child);
+    unsetenv("VIRTDISK_PARENT_ROOTS");
+    return error;
+}
+
+static void
+make_two_directories(void)
+{
+    mkdir(path_of("parents"), 0700);
+    mkdir(path_of("parents/sub"), 0700);
+    mkdir(path_of("children"), 0700);
+    make("parents/up.vhdx", NULL, NULL, MIB);
+    make("parents/sub/deep.vhdx", NULL, NULL, MIB);
+    make("children/one.vhdx", u"..\\parents\\up.vhdx", "parents/up.vhdx", MIB);
+    make("children/case.vhdx", u"..\\parents\\sub\\DEEP.VHDX",
+         "parents/sub/deep.vhdx", MIB);
+}
+
+static void
+test_parent_below_a_root(void)
+{
+    unsetenv("VIRTDISK_PARENT_ROOTS");
+    CHECK_EQ(ERROR_VHD_PARENT_VHD_NOT_FOUND, outcome("children/one.vhdx"));
+    CHECK_EQ(ERROR_VHD_PARENT_VHD_NOT_FOUND, outcome("children/case.vhdx"));
+    CHECK_EQ(ERROR_VHD_PARENT_VHD_NOT_FOUND,
+             outcome_below("children", "children/case.vhdx"));
+    check_parent("parents", "children/one.vhdx", "parents/up.vhdx");
+    check_parent(".", "children/one.vhdx", "parents/up.vhdx");
+    check_parent("parents", "children/case.vhdx", "parents/sub/deep.vhdx");
+    check_parent("parents/sub/", "children/case.vhdx",
+                 "parents/sub/deep.vhdx");
+}
+
+/* What lies at the place counts, not what has its name beside the child; but
+ * that is still found if there is nothing better. */
+static void
+test_place_before_name(void)
+{
+    make("children/up.vhdx", NULL, NULL, MIB);
+    check_parent("parents", "children/one.vhdx", "parents/up.vhdx");
+    CHECK_EQ(ERROR_VHD_CHILD_PARENT_ID_MISMATCH, outcome("children/one.vhdx"));
+    rename_file("parents/up.vhdx", "children/up.vhdx");
+    check_parent("parents", "children/one.vhdx", "children/up.vhdx");
+    rename_file("children/up.vhdx", "parents/up.vhdx");
+}
+
+static void
+test_roots_follow_no_links(void)
+{
+    rename_file("parents/sub", "parents/moved");
+    if (symlink("moved", path_of("parents/sub")) < 0) {
+        check_broken("symlink");
+    }
+    CHECK_EQ(ERROR_VHD_DIFFERENCING_CHAIN_ERROR_IN_PARENT,
+             outcome_below("parents", "children/case.vhdx"));
+    unlink(path_of("parents/sub"));
+    rename_file("parents/moved", "parents/sub");
+    rename_file("parents/sub/deep.vhdx", "parents/moved.vhdx");
+    if (symlink("../moved.vhdx", path_of("parents/sub/DEEP.VHDX")) < 0) {
+        check_broken("symlink");
+    }
+    CHECK_EQ(ERROR_VHD_DIFFERENCING_CHAIN_ERROR_IN_PARENT,
+             outcome_below("parents", "children/case.vhdx"));
+    unlink(path_of("parents/sub/DEEP.VHDX"));
+    rename_file("parents/moved.vhdx", "parents/sub/deep.vhdx");
+    check_parent("parents", "children/case.vhdx", "parents/sub/deep.vhdx");
+    if (symlink("parents", path_of("link")) < 0) {
+        check_broken("symlink");
+    }
+    check_parent("link", "children/case.vhdx", "parents/sub/deep.vhdx");
+}
+
+/* The same checks as beside the child. */
+static void
+test_roots_hold_no_parent(void)
+{
+    make("children/seed.vhdx", NULL, NULL, MIB);
+    serial--; /* what the next one expects of its parent is its own */
+    make("children/loop.vhdx", u"..\\children\\loop.vhdx",
+         "children/seed.vhdx", MIB);
+    make("children/fifo.vhdx", u"..\\children\\pipe", "base.vhdx", MIB);
+    make("children/other.vhdx", u"..\\parents\\up.vhdx", "base.vhdx", MIB);
+    unlink(path_of("children/up.vhdx"));
+    if (mkfifo(path_of("children/pipe"), 0600) < 0) {
+        check_broken("mkfifo");
+    }
+    CHECK_EQ(ERROR_VHD_DIFFERENCING_CHAIN_CYCLE_DETECTED,
+             outcome_below(".", "children/loop.vhdx"));
+    CHECK_EQ(ERROR_VHD_DIFFERENCING_CHAIN_ERROR_IN_PARENT,
+             outcome_below(".", "children/fifo.vhdx"));
+    CHECK_EQ(ERROR_VHD_CHILD_PARENT_ID_MISMATCH,
+             outcome_below(".", "children/other.vhdx"));
+    rename_file("parents/up.vhdx", "parents/gone.vhdx");
+    CHECK_EQ(ERROR_VHD_PARENT_VHD_NOT_FOUND,
+             outcome_below(".", "children/one.vhdx"));
+    rename_file("parents/gone.vhdx", "parents/up.vhdx");
+}
+
+/* ---- where it would be looked for ---- */
+
+static void
+check_candidates(const char *root, size_t expected, const char *const *names)
+{
+    struct vd_disk *disk;
+    struct vd_disk_options options = {.no_parents = true};
+    char **found = NULL;
+    size_t count = 0;
+    set_root(root);
+    if (!CHECK_OK(
+            vd_disk_open(path_of("children/one.vhdx"), &options, &disk))) {
+        return;
+    }
+    CHECK_OK(vd_disk_parent_candidates(disk, &found, &count));
+    if (CHECK_EQ(expected, count)) {
+        for (size_t i = 0; i < count; i++) {
+            CHECK_STR(path_of(names[i]), found[i]);
+        }
+    }
+    while (count > 0) {
+        free(found[--count]);
+    }
+    free(found);
+    vd_disk_close(disk);
+    unsetenv("VIRTDISK_PARENT_ROOTS");
+}
+
+static void
+test_candidates(void)
+{
+    static const char *const names[] = {"parents/up.vhdx", "children/up.vhdx"};
+    check_candidates("parents", 2, names);
+    check_candidates("children", 1, names + 1);
+}
+
 /* ---- nothing changes that nobody writes ---- */
 
 static uint64_t
@@ -366,6 +529,12 @@ main(int argc, char **argv)
     test_broken_chains();
     test_changed_parent();
     test_no_parents();
+    make_two_directories();
+    test_parent_below_a_root();
+    test_place_before_name();
+    test_roots_follow_no_links();
+    test_roots_hold_no_parent();
+    test_candidates();
     test_unmodified_stays();
     test_threads("leaf.vhdx", model);
     make("flat.vhdx", NULL, NULL, MIB);

@@ -4,8 +4,8 @@
  * A candidate counts only if its content proves that it is the parent; one
  * that is something else is passed over, and the most telling error of all
  * candidates is what the caller gets.  Files are opened below the child's
- * directory, without following symbolic links, and checked on the open
- * descriptor.
+ * directory, or below a root of the caller's, without following symbolic
+ * links, and checked on the open descriptor.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -21,14 +21,17 @@
 #include "base/trace.h"
 #include "disk/disk_private.h"
 #include "disk/parent_path.h"
+#include "disk/parent_roots.h"
 
 /* ---- opening a candidate ---- */
 
+#define FILE_FLAGS (O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+
 static int
-open_below(int directory, const char *name)
+open_below(int directory, const char *name, uint64_t flags)
 {
     struct open_how how = {
-        .flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
+        .flags = flags,
         .resolve =
             RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS,
     };
@@ -66,27 +69,38 @@ find_other_case(int directory, const char *name, char **out)
 }
 
 static vd_error
+tell_errno(const char *name)
+{
+    vd_trace(VD_TRACE_DISK, "parent candidate %s: %s", name, strerror(errno));
+    return vd_error_from_errno(errno);
+}
+
+static vd_error
 open_candidate(int directory, const char *name, int *fd_out)
 {
-    int fd = open_below(directory, name);
+    int fd = open_below(directory, name, FILE_FLAGS);
     if (fd < 0 && errno == ENOENT && strchr(name, '/') == NULL) {
         VD_AUTO_FREE char *other = NULL;
         vd_error error = find_other_case(directory, name, &other);
         if (error != ERROR_SUCCESS) {
             return error;
         }
-        fd = open_below(directory, other);
+        fd = open_below(directory, other, FILE_FLAGS);
     }
     if (fd < 0) {
-        vd_trace(VD_TRACE_DISK, "parent candidate %s: %s", name,
-                 strerror(errno));
-        return vd_error_from_errno(errno);
+        return tell_errno(name);
     }
     *fd_out = fd;
     return ERROR_SUCCESS;
 }
 
 /* ---- is it the parent? ---- */
+
+static const struct vd_layer *
+last_child(const struct vd_disk *disk)
+{
+    return &disk->layers[disk->layer_count - 1];
+}
 
 #define VHD_EPOCH 946684800 /* 2000-01-01 00:00 UTC, in Unix time */
 
@@ -107,7 +121,7 @@ trace_time(const struct vd_layer *child, const struct vd_layer *parent)
 static vd_error
 check_identity(const struct vd_disk *disk, const struct vd_layer *parent)
 {
-    const struct vd_layer *child = &disk->layers[disk->layer_count - 1];
+    const struct vd_layer *child = last_child(disk);
     vd_error error =
         child->image->format->accept_parent(child->image, parent->image);
     struct vd_file_id id = vd_layer_file_id(parent);
@@ -140,7 +154,7 @@ open_layer(const struct vd_disk *disk, struct vd_posix_file *file,
         (void)vd_layer_close(&layer);
         return error;
     }
-    trace_time(&disk->layers[disk->layer_count - 1], &layer);
+    trace_time(last_child(disk), &layer);
     *out = layer;
     return ERROR_SUCCESS;
 }
@@ -220,6 +234,71 @@ skipped(const struct vd_parent_path *path, bool no_relative)
     return no_relative && path->kind == VD_PARENT_PATH_RELATIVE;
 }
 
+/* By way of its directory, so that case makes no difference there either. */
+static vd_error
+try_below(const struct vd_disk *disk, int root, const char *below,
+          struct vd_layer *out)
+{
+    const char *slash = strrchr(below, '/');
+    if (slash == NULL) {
+        return try_candidate(disk, root, below, out);
+    }
+    VD_AUTO_FREE char *way = strndup(below, (size_t)(slash - below));
+    if (way == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    VD_AUTO_CLOSE int directory =
+        open_below(root, way, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return directory >= 0 ? try_candidate(disk, directory, slash + 1, out)
+                          : tell_errno(below);
+}
+
+static vd_error
+try_upward(const struct vd_disk *disk, const struct vd_parent_path *path,
+           struct vd_layer *out)
+{
+    VD_AUTO_FREE char *place = NULL;
+    VD_AUTO_CLOSE int root = -1;
+    const char *below;
+    vd_error error =
+        vd_parent_path_climb(path, last_child(disk)->path, &place);
+    if (error == ERROR_SUCCESS) {
+        error = vd_parent_roots_find(place, &root, &below);
+    }
+    return error == ERROR_SUCCESS ? try_below(disk, root, below, out) : error;
+}
+
+/* Nothing else is to be tried. */
+static bool
+decided(vd_error error)
+{
+    return error == ERROR_SUCCESS || error == ERROR_NOT_ENOUGH_MEMORY;
+}
+
+static vd_error
+heavier(vd_error one, vd_error other)
+{
+    return weight(other) > weight(one) ? other : one;
+}
+
+/* Where it leads, before what only has the same name. */
+static vd_error
+try_path(const struct vd_disk *disk, int directory,
+         const struct vd_parent_path *path, struct vd_layer *out)
+{
+    VD_AUTO_FREE char *name = NULL;
+    vd_error error = vd_parent_path_resolve(path, &name);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    vd_error upward = try_upward(disk, path, out);
+    if (decided(upward)) {
+        return upward;
+    }
+    error = try_candidate(disk, directory, name, out);
+    return decided(error) ? error : heavier(upward, error);
+}
+
 static vd_error
 try_all(const struct vd_disk *disk, int directory,
         const struct vd_parent_paths *paths, bool no_relative,
@@ -227,20 +306,14 @@ try_all(const struct vd_disk *disk, int directory,
 {
     vd_error best = ERROR_FILE_NOT_FOUND;
     for (size_t i = 0; i < paths->count; i++) {
-        VD_AUTO_FREE char *name = NULL;
         if (skipped(&paths->paths[i], no_relative)) {
             continue;
         }
-        vd_error error = vd_parent_path_resolve(&paths->paths[i], &name);
-        if (error == ERROR_SUCCESS) {
-            error = try_candidate(disk, directory, name, out);
-        }
-        if (error == ERROR_SUCCESS || error == ERROR_NOT_ENOUGH_MEMORY) {
+        vd_error error = try_path(disk, directory, &paths->paths[i], out);
+        if (decided(error)) {
             return error;
         }
-        if (weight(error) > weight(best)) {
-            best = error;
-        }
+        best = heavier(best, error);
     }
     return told_as(best);
 }
@@ -248,7 +321,7 @@ try_all(const struct vd_disk *disk, int directory,
 static vd_error
 find_parent(const struct vd_disk *disk, bool no_relative, struct vd_layer *out)
 {
-    const struct vd_layer *child = &disk->layers[disk->layer_count - 1];
+    const struct vd_layer *child = last_child(disk);
     const struct vd_format *format = child->image->format;
     struct vd_parent_paths paths;
     VD_AUTO_CLOSE int directory = open_directory_of(child->path);
@@ -331,25 +404,46 @@ absolute(const struct vd_disk *disk, const char *name, char **out)
 }
 
 static vd_error
+list_upward(const struct vd_disk *disk, const struct vd_parent_path *path,
+            char ***names, size_t *count)
+{
+    VD_AUTO_FREE char *place = NULL;
+    VD_AUTO_CLOSE int root = -1;
+    const char *below;
+    vd_error error = vd_parent_path_climb(path, vd_disk_path(disk), &place);
+    if (error == ERROR_SUCCESS) {
+        error = vd_parent_roots_find(place, &root, &below);
+    }
+    return error == ERROR_SUCCESS ? add_name(names, count, VD_TAKE(place))
+                                  : error;
+}
+
+static vd_error
+list_path(const struct vd_disk *disk, const struct vd_parent_path *path,
+          char ***names, size_t *count)
+{
+    VD_AUTO_FREE char *name = NULL;
+    char *place = NULL;
+    vd_error error = vd_parent_path_resolve(path, &name);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = list_upward(disk, path, names, count);
+    if (error == ERROR_NOT_ENOUGH_MEMORY) {
+        return error;
+    }
+    error = absolute(disk, name, &place);
+    return error == ERROR_SUCCESS ? add_name(names, count, place) : error;
+}
+
+static vd_error
 list_candidates(const struct vd_disk *disk,
                 const struct vd_parent_paths *paths, char ***names,
                 size_t *count)
 {
     for (size_t i = 0; i < paths->count; i++) {
-        VD_AUTO_FREE char *name = NULL;
-        char *path = NULL;
-        vd_error error = vd_parent_path_resolve(&paths->paths[i], &name);
+        vd_error error = list_path(disk, &paths->paths[i], names, count);
         if (error == ERROR_NOT_ENOUGH_MEMORY) {
-            return error;
-        }
-        if (error != ERROR_SUCCESS) {
-            continue;
-        }
-        error = absolute(disk, name, &path);
-        if (error == ERROR_SUCCESS) {
-            error = add_name(names, count, path);
-        }
-        if (error != ERROR_SUCCESS) {
             return error;
         }
     }

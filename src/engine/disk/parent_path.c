@@ -126,16 +126,21 @@ inside(const char *text, bool relative)
     return text;
 }
 
-vd_error
-vd_parent_path_resolve(const struct vd_parent_path *path, char **out)
+static bool
+names_a_file(const char *name)
+{
+    return *name != '\0' && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}
+
+static vd_error
+read_text(const struct vd_parent_path *path, char **out)
 {
     VD_AUTO_FREE char *text = NULL;
     vd_error error = vd_utf16_to_bytes(path->text, &text);
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    bool url = path->kind == VD_PARENT_PATH_URL;
-    if (url) {
+    if (path->kind == VD_PARENT_PATH_URL) {
         decode_url(text);
     }
     if (has_control_characters(text)) {
@@ -145,9 +150,21 @@ vd_parent_path_resolve(const struct vd_parent_path *path, char **out)
     if (is_share(text)) {
         return refuse(text, "on another machine");
     }
-    const char *name =
-        inside(text, url || path->kind == VD_PARENT_PATH_RELATIVE);
-    if (*name == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
+    *out = VD_TAKE(text);
+    return ERROR_SUCCESS;
+}
+
+vd_error
+vd_parent_path_resolve(const struct vd_parent_path *path, char **out)
+{
+    VD_AUTO_FREE char *text = NULL;
+    vd_error error = read_text(path, &text);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    const char *name = inside(text, path->kind == VD_PARENT_PATH_URL ||
+                                        path->kind == VD_PARENT_PATH_RELATIVE);
+    if (!names_a_file(name)) {
         return refuse(text, "no file name");
     }
     char *copy = strdup(name);
@@ -155,6 +172,68 @@ vd_parent_path_resolve(const struct vd_parent_path *path, char **out)
         return ERROR_NOT_ENOUGH_MEMORY;
     }
     *out = copy;
+    return ERROR_SUCCESS;
+}
+
+/* ---- up ---- */
+
+/* One component after the other, at the end of a directory's path ("" is the
+ * root directory): down, up, or nowhere.  false: up from the root. */
+static bool
+follow(char *directory, const char *text)
+{
+    char *end = directory + strlen(directory);
+    while (*text != '\0') {
+        size_t length = strcspn(text, "/");
+        if (length == 2 && strncmp(text, "..", 2) == 0) {
+            end = strrchr(directory, '/');
+            if (end == NULL) {
+                return false;
+            }
+        }
+        else if (length > 1 || (length == 1 && *text != '.')) {
+            *end = '/';
+            memcpy(end + 1, text, length);
+            end += 1 + length;
+        }
+        *end = '\0';
+        text += length;
+        text += *text == '/';
+    }
+    return true;
+}
+
+static bool
+leads_up(const struct vd_parent_path *path, const char *text)
+{
+    text = skip_current(text);
+    return path->kind == VD_PARENT_PATH_RELATIVE && text[0] != '/' &&
+           !is_drive(text) && goes_up(text) && names_a_file(file_name(text));
+}
+
+vd_error
+vd_parent_path_climb(const struct vd_parent_path *path, const char *child,
+                     char **out)
+{
+    VD_AUTO_FREE char *text = NULL;
+    vd_error error = read_text(path, &text);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    if (!leads_up(path, text)) {
+        return ERROR_FILE_NOT_FOUND;
+    }
+    size_t directory = (size_t)(strrchr(child, '/') - child);
+    VD_AUTO_FREE char *place = malloc(directory + strlen(text) + 2);
+    if (place == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    memcpy(place, child, directory);
+    place[directory] = '\0';
+    if (!follow(place, text)) {
+        return refuse(text, "above the root directory");
+    }
+    *out = VD_TAKE(place);
     return ERROR_SUCCESS;
 }
 
