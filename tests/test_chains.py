@@ -235,9 +235,9 @@ def test_detaching_needs_no_parents(chain: list[pathlib.Path]) -> None:
     """A broken chain must not keep a disk attached."""
     with virtdisk.attach(chain[2], flags=PRIVATE):
         chain[1].rename(chain[1].with_suffix(".hidden"))
-        assert [image.path for image in virtdisk.attached()] == [str(chain[2])]
+        assert str(chain[2]) in [image.path for image in virtdisk.attached()]
         virtdisk.detach(chain[2])
-        assert virtdisk.attached() == []
+        assert str(chain[2]) not in [image.path for image in virtdisk.attached()]
 
 
 def custom(path: pathlib.Path) -> _virtdisk.Handle:
