@@ -249,6 +249,17 @@ def test_error_names_the_file_that_is_not_there(tmp_path: pathlib.Path) -> None:
     assert caught.value.filename == str(tmp_path / "no" / "a.vhdx")
 
 
+def test_error_names_the_source_that_is_in_use(tmp_path: pathlib.Path) -> None:
+    require_loop()
+    source = make_vhd(tmp_path / "a.vhd")
+    with virtdisk.attach(source) as disk:
+        device = disk.physical_path
+        with pytest.raises(VirtualDiskError) as caught:
+            virtdisk.convert(source, tmp_path / "b.vhdx")
+    assert (caught.value.winerror, caught.value.filename) == (32, str(source))
+    assert device in (caught.value.remedy or "")
+
+
 def test_block_device_becomes_an_image(tmp_path: pathlib.Path) -> None:
     require_loop()
     image = make_vhd(tmp_path / "a.vhd")

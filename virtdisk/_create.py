@@ -23,6 +23,7 @@ from virtdisk._arguments import (
     check_security,
 )
 from virtdisk._disk import VirtualDisk
+from virtdisk._errors import VirtualDiskError
 from virtdisk._flags import CreateFlag, ProviderSubtype, StorageType
 from virtdisk._geometry import check_geometry
 from virtdisk._open import vendor_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["create", "create_call"]
 
+_SHARING_VIOLATION: Final = 32
 _BY_SUFFIX: Final = {
     ".vhd": StorageType.VHD,
     ".avhd": StorageType.VHD,
@@ -67,10 +69,16 @@ class _CreateCall(Call[VirtualDisk]):
             self._handle, path=self._target, optical=False, read_only=False
         )
 
+    def _is_of_related(self, error: VirtualDiskError) -> bool:
+        """Whether the parent or source is not there, or in use by others."""
+        if isinstance(error, FileNotFoundError):
+            return not os.path.lexists(self.path)
+        return error.winerror == _SHARING_VIOLATION
+
     def fail(self, error: BaseException) -> None:
         super().fail(error)
-        if isinstance(error, FileNotFoundError) and not os.path.lexists(self.path):
-            error.filename = self.path  # the parent or source, not what is made
+        if isinstance(error, VirtualDiskError) and self._is_of_related(error):
+            error.filename = self.path
         if self._handle is None:
             return
         self._handle.close()
