@@ -2,7 +2,9 @@
  * Copying a source into a new disk.  See copy.h.
  *
  * Each thread takes the next piece that has data, reads it and writes it; so
- * one reads while another writes, and large transfers are all there is.
+ * one reads while another writes.  A file takes one write at a time, and more
+ * threads would only wait for it.  A piece is small enough to be in the
+ * processor's cache still when it is searched for zeros and written.
  */
 #include "disk/copy.h"
 
@@ -16,21 +18,22 @@
 #include "base/trace.h"
 #include "disk/disk_private.h"
 
-#define PIECE_SIZE ((size_t)2 << 20)
+#define PIECE_SIZE ((size_t)256 << 10)
 #define GRANULE ((uint32_t)64 << 10) /* of holes in the source */
 #define ZERO_UNIT ((size_t)32 << 10) /* of those made in the target */
 #define ALIGNMENT 4096
-#define THREADS_MAX 4
-#define HURRY_STEP ((uint64_t)64 << 20)
+#define THREADS_MAX 2
+#define HURRY_STEP ((uint64_t)32 << 20)
 
 struct copy {
     const struct vd_source *source;
     struct vd_disk *target;
     struct vd_progress *progress;
     pthread_mutex_t lock;
-    uint64_t next;  /* guarded by lock, as what follows */
-    uint64_t moved; /* since the system was told to write */
-    vd_error error; /* the first */
+    uint64_t next;     /* guarded by lock, as what follows */
+    uint64_t data_end; /* of the run that next is in, if it is in one */
+    uint64_t moved;    /* since the system was told to write */
+    vd_error error;    /* the first */
 };
 
 struct piece {
@@ -47,33 +50,47 @@ piece_at(uint64_t offset, uint64_t length)
     return length < rest ? (size_t)length : rest;
 }
 
-/* The next piece with data; false after the last one.  With the lock held. */
+/* Goes on to the next data, or to the end.  With the lock held. */
 static vd_error
-find_piece(struct copy *copy, struct piece *out, bool *found_out)
+find_data(struct copy *copy)
 {
     uint64_t size = copy->source->size_bytes;
-    while (copy->next < size) {
+    while (copy->next >= copy->data_end && copy->next < size) {
         struct vd_disk_run run;
-        vd_error error = vd_progress_check(copy->progress);
+        vd_error error = vd_source_run(copy->source, copy->next,
+                                       size - copy->next, GRANULE, &run);
         if (error == ERROR_SUCCESS) {
-            error = vd_source_run(copy->source, copy->next, size - copy->next,
-                                  GRANULE, &run);
+            error = vd_progress_check(copy->progress);
         }
         if (error != ERROR_SUCCESS) {
             return error;
         }
-        uint64_t offset = copy->next;
         if (run.data) {
-            *out = (struct piece){offset, piece_at(offset, run.length)};
-            copy->next += out->length;
-            *found_out = true;
-            return ERROR_SUCCESS;
+            copy->data_end = copy->next + run.length;
         }
-        copy->next += run.length;
-        vd_progress_advance(copy->progress, run.length);
+        else {
+            copy->next += run.length;
+            vd_progress_advance(copy->progress, run.length);
+        }
     }
-    *found_out = false;
     return ERROR_SUCCESS;
+}
+
+/* The next piece with data; false after the last one.  With the lock held. */
+static vd_error
+find_piece(struct copy *copy, struct piece *out, bool *found_out)
+{
+    vd_error error = vd_progress_check(copy->progress);
+    if (error == ERROR_SUCCESS) {
+        error = find_data(copy);
+    }
+    *found_out = error == ERROR_SUCCESS && copy->next < copy->data_end;
+    if (*found_out) {
+        uint64_t length = copy->data_end - copy->next;
+        *out = (struct piece){copy->next, piece_at(copy->next, length)};
+        copy->next += out->length;
+    }
+    return error;
 }
 
 static bool
