@@ -29,7 +29,7 @@ __all__ = ["FileMedium", "Medium", "Meter", "ScsiMedium", "Work", "copy"]
 
 _ABORTED: Final = 995  # ERROR_OPERATION_ABORTED
 _PENDING: Final = 997  # ERROR_IO_PENDING
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 512 << 10
 _GRAIN: Final = 16 << 10  # as much must be zero to be left out
 _ZEROS: Final = bytes(_GRAIN)
 _ALIGNMENT: Final = 4096
