@@ -242,8 +242,11 @@ def test_progress(tool: Tool, tmp_path: pathlib.Path) -> None:
         while not overlapped.wait(0.005):
             seen.append(overlapped.progress())
         overlapped.result()
-        status, current, completion = overlapped.progress()
+        status, current, completion = _virtdisk.GetVirtualDiskOperationProgress(
+            handle, overlapped
+        )
     assert (status, current) == (0, completion)
+    assert overlapped.progress()[0] == 0
     assert completion > 0
     assert all(entry[0] in {0, PENDING} for entry in seen)
     parts = [now / of if of else 0 for _, now, of in seen]
