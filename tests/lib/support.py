@@ -7,8 +7,8 @@ no test is silently missing in CI.
 
 from __future__ import annotations
 
-import gc
 import functools
+import gc
 import hashlib
 import json
 import lzma
