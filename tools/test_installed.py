@@ -21,8 +21,15 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 NEED_TREE = (
     "tests/engine",
     "tests/test_abi.py",
+    "tests/test_binding_calls.py",
     "tests/test_binding_double.py",
+    "tests/test_binding_faults.py",
+    "tests/test_binding_operations.py",
+    "tests/test_chains.py",
+    "tests/test_compact.py",
+    "tests/test_convert.py",
     "tests/test_created_images.py",
+    "tests/test_differences.py",
     "tests/test_disk_images.py",
     "tests/test_docs.py",
     "tests/test_engine.py",
@@ -33,14 +40,18 @@ NEED_TREE = (
     "tests/test_large.py",
     "tests/test_layers.py",
     "tests/test_matrix.py",
+    "tests/test_merge.py",
     "tests/test_model.py",
     "tests/test_packaging.py",
+    "tests/test_resize.py",
     "tests/test_typing.py",
     "tests/test_wine.py",
     "tests/test_workflows.py",
     "tests/wine",
 )
-NEED_TREE_TESTS = ("tests/test_binding.py::test_every_source_is_named_in_the_build",)
+NEED_TREE_TESTS = (
+    "tests/test_binding.py::test_every_source_lies_where_the_build_looks",
+)
 
 
 def main(arguments: list[str]) -> int:
