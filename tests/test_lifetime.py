@@ -7,11 +7,10 @@ import pathlib
 import signal
 import subprocess
 import threading
-import time
 import warnings
-from collections.abc import Callable
 
 import pytest
+from devices import eventually
 from support import (
     PYTHON,
     loops_of,
@@ -35,16 +34,6 @@ disk.attach(permanent=sys.argv[2] == "permanent", drive_letter=False)
 print(disk.physical_path, flush=True)
 time.sleep(600)
 """
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Whether a condition comes true; the kernel takes its time to let go."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def resident_bytes() -> int:

@@ -207,18 +207,6 @@ count_records(void)
     return access(RECORDS "/lock", F_OK) == 0 ? entries - 1 : entries;
 }
 
-size_t
-count_threads(void)
-{
-    return count_entries("/proc/self/task");
-}
-
-size_t
-count_fds(void)
-{
-    return count_entries("/proc/self/fd"); /* and the one that reads it */
-}
-
 bool
 eventually(bool (*condition)(void *context), void *context)
 {
@@ -230,6 +218,26 @@ eventually(bool (*condition)(void *context), void *context)
         nanosleep(&pause, NULL);
     }
     return false;
+}
+
+static bool
+has_threads(void *expected)
+{
+    const size_t *count = expected;
+    return count_entries("/proc/self/task") == *count;
+}
+
+bool
+threads_become(size_t count)
+{
+    return eventually(has_threads, &count);
+}
+
+size_t
+count_fds(void)
+{
+    check_let_watcher_end();
+    return count_entries("/proc/self/fd"); /* and the one that reads it */
 }
 
 const char *

@@ -54,8 +54,11 @@ size_t count_devices(const char *directory, char *name);
 /* Entries of a directory, 0 if there is none. */
 size_t count_entries(const char *directory);
 size_t count_records(void);
-size_t count_threads(void);
 size_t count_fds(void);
+
+/* Whether this process has so many threads within ten seconds: the watcher
+ * ends by itself. */
+bool threads_become(size_t count);
 
 /* Whether a condition comes true within ten seconds. */
 bool eventually(bool (*condition)(void *context), void *context);

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define EXIT_SKIPPED 77
@@ -117,6 +118,19 @@ check_write_file(const char *path, const void *content, size_t length)
         close(fd) < 0) {
         check_broken(path);
     }
+}
+
+void
+check_let_watcher_end(void)
+{
+    pid_t child = fork();
+    if (child < 0) {
+        check_broken("fork");
+    }
+    if (child == 0) {
+        _exit(0);
+    }
+    waitpid(child, NULL, 0);
 }
 
 /* How many allocations go well before one fails; negative: all do. */

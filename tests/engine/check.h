@@ -54,6 +54,10 @@ const char *check_path(const char *directory, const char *name);
 /* A new file with this content. */
 void check_write_file(const char *path, const void *content, size_t length);
 
+/* Waits until the engine's watcher, if it is ending, has closed all it has:
+ * fork() does so. */
+void check_let_watcher_end(void);
+
 /*
  * Lets the allocation after `successes` further ones of this thread fail,
  * once; a negative number lets all succeed again.  Returns whether the one

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,30 +17,20 @@
 
 #define SIZE (64u << 10)
 #define NOBODY 65534
+#define SKIPPED 77 /* of check_skip, in a child */
 #define ATTEMPTS 200
 
 static const char *scratch;
 static const char *image;
 
-struct left {
-    size_t fds;
-    size_t threads;
-};
-
-static struct left
-look(void)
-{
-    return (struct left){count_fds(), count_threads()};
-}
-
 static void
-check_nothing_left(struct left before)
+check_nothing_left(size_t fds)
 {
     CHECK_EQ(0, count_devices(scratch, NULL));
     CHECK_EQ(0, count_records());
     CHECK_EQ(0, access(RECORDS "/new", F_OK) == 0);
-    CHECK_EQ(before.fds, count_fds());
-    CHECK_EQ(before.threads, count_threads());
+    CHECK_EQ(fds, count_fds());
+    CHECK(threads_become(1));
 }
 
 static struct vd_attach_request
@@ -69,7 +60,7 @@ static void
 every_allocation_may_fail(const struct vd_attach_request *request,
                           struct vd_disk *disk)
 {
-    struct left before = look();
+    size_t fds = count_fds();
     for (int successes = 0; successes < ATTEMPTS; successes++) {
         struct vd_attachment *attachment = NULL;
         check_fail_allocation(successes);
@@ -79,12 +70,12 @@ every_allocation_may_fail(const struct vd_attach_request *request,
             CHECK(successes > 1);
             CHECK_OK(error);
             vd_attachment_release(attachment);
-            check_nothing_left(before);
+            check_nothing_left(fds);
             return;
         }
         CHECK_EQ(ERROR_NOT_ENOUGH_MEMORY, error);
         CHECK(attachment == NULL);
-        check_nothing_left(before);
+        check_nothing_left(fds);
     }
     CHECK(!"an end");
 }
@@ -128,7 +119,7 @@ descriptors_run_out(bool local)
 {
     struct vd_disk *disk = open_disk(image, true);
     struct vd_attach_request request = full_request(disk);
-    struct left before = look();
+    size_t fds = count_fds();
     rlim_t former = descriptors_allowed();
     vd_error error = ERROR_TOO_MANY_OPEN_FILES;
     request.local = local;
@@ -140,7 +131,7 @@ descriptors_run_out(bool local)
         CHECK(error == ERROR_TOO_MANY_OPEN_FILES ||
               (error == ERROR_SUCCESS && more > 2));
         vd_attachment_release(attachment);
-        check_nothing_left(before);
+        check_nothing_left(fds);
     }
     CHECK_OK(error);
     vd_disk_close(disk);
@@ -152,7 +143,7 @@ released_without_descriptors(void)
 {
     struct vd_disk *disk = open_disk(image, true);
     struct vd_attach_request request = full_request(disk);
-    struct left before = look();
+    size_t fds = count_fds();
     struct vd_attached found;
     rlim_t former = descriptors_allowed();
     struct vd_attachment *attachment = attach_or_stop(disk, &request);
@@ -162,7 +153,7 @@ released_without_descriptors(void)
     allow_descriptors(former);
     CHECK_EQ(0, count_devices(scratch, NULL));
     CHECK_EQ(ERROR_NOT_FOUND, vd_attached_find(vd_disk_file_id(disk), &found));
-    check_nothing_left(before);
+    check_nothing_left(fds);
     vd_disk_close(disk);
 }
 
@@ -173,12 +164,12 @@ records_cannot_be_written(void)
 {
     struct vd_disk *disk = open_disk(image, true);
     struct vd_attach_request request = full_request(disk);
-    struct left before = look();
+    size_t fds = count_fds();
     CHECK_EQ(0, mount(NULL, "/run", NULL, MS_REMOUNT | MS_RDONLY, NULL));
     vd_error error = attach_once(disk, &request);
     CHECK(error == ERROR_WRITE_PROTECT);
     CHECK_EQ(0, mount(NULL, "/run", NULL, MS_REMOUNT, NULL));
-    check_nothing_left(before);
+    check_nothing_left(fds);
     vd_disk_close(disk);
 }
 
@@ -188,7 +179,7 @@ records_find_no_room(void)
 {
     struct vd_disk *disk = open_disk(image, true);
     struct vd_attach_request request = full_request(disk);
-    struct left before = look();
+    size_t fds = count_fds();
     CHECK_EQ(0, mount("small", RECORDS, "tmpfs", 0,
                       "mode=755,size=4096,nr_inodes=8"));
     static char page[4096];
@@ -198,7 +189,7 @@ records_find_no_room(void)
     CHECK_EQ(0, count_records());
     CHECK_OK(attach_once(disk, &request));
     CHECK_EQ(0, umount(RECORDS));
-    check_nothing_left(before);
+    check_nothing_left(fds);
     vd_disk_close(disk);
 }
 
@@ -208,7 +199,7 @@ devices_have_no_nodes(void)
 {
     struct vd_disk *disk = open_disk(image, true);
     struct vd_attach_request request = full_request(disk);
-    struct left before = look();
+    size_t fds = count_fds();
     struct stat control;
     CHECK_EQ(0, stat("/dev/loop-control", &control));
     CHECK_EQ(0, mount("dev", "/dev", "tmpfs", 0, "mode=755"));
@@ -216,7 +207,7 @@ devices_have_no_nodes(void)
     CHECK_EQ(0, mknod("/dev/loop-control", S_IFCHR | 0600, control.st_rdev));
     CHECK_EQ(ERROR_DEV_NOT_EXIST, attach_once(disk, &request));
     CHECK_EQ(0, umount("/dev"));
-    check_nothing_left(before);
+    check_nothing_left(fds);
     vd_disk_close(disk);
 }
 
@@ -225,7 +216,7 @@ the_image_is_in_use(void)
 {
     struct vd_disk *disk = open_disk(image, true);
     struct vd_attach_request request = full_request(disk);
-    struct left before = look();
+    size_t fds = count_fds();
     /* As QEMU holds an image that it writes to: byte 101. */
     struct flock writes = {
         .l_type = F_RDLCK,
@@ -239,7 +230,7 @@ the_image_is_in_use(void)
     request.read_only = true;
     CHECK_EQ(ERROR_SHARING_VIOLATION, attach_once(disk, &request));
     close(other);
-    check_nothing_left(before);
+    check_nothing_left(fds);
     CHECK_OK(attach_once(disk, &request));
     vd_disk_close(disk);
 }
@@ -301,6 +292,52 @@ a_user_without_privilege(bool with_runtime_directory)
     struct unprivileged unprivileged = {with_runtime_directory};
     CHECK_EQ(0, wait_child(start_child(act_as_nobody, &unprivileged)));
     CHECK_EQ(0, count_devices(scratch, NULL));
+}
+
+/* In a user namespace where a user has 18 inotify instances. */
+static void
+have_few_instances(void)
+{
+    static const char limit[] = "18";
+    if (unshare(CLONE_NEWUSER) < 0) {
+        check_skip("needs user namespaces");
+    }
+    int file =
+        open("/proc/sys/user/max_inotify_instances", O_WRONLY | O_CLOEXEC);
+    if (file < 0 || write(file, limit, strlen(limit)) < 0) {
+        check_broken("max_inotify_instances");
+    }
+    close(file);
+}
+
+static int
+attach_in_quick_succession(void *context)
+{
+    become_nobody(context);
+    have_few_instances();
+    struct vd_disk *disk = open_disk(image, true);
+    struct vd_attach_request request = plain_request(disk);
+    request.local = false;
+    for (unsigned i = 0; i < 200; i++) {
+        if (!CHECK_OK(attach_once(disk, &request))) {
+            break;
+        }
+    }
+    vd_disk_close(disk);
+    return check_result();
+}
+
+/* An instance counts until some 10 ms after the attachment. */
+static void
+watchers_do_not_pile_up(void)
+{
+    struct unprivileged unprivileged = {true};
+    int status =
+        wait_child(start_child(attach_in_quick_succession, &unprivileged));
+    if (status == SKIPPED) {
+        check_skip("needs user namespaces");
+    }
+    CHECK_EQ(0, status);
 }
 
 /* What root has attached everybody sees and only root takes away. */
@@ -372,6 +409,7 @@ main(void)
     the_image_is_in_use();
     a_user_without_privilege(true);
     a_user_without_privilege(false);
+    watchers_do_not_pile_up();
     what_root_has_attached(0600);
     what_root_has_attached(0666);
     CHECK_EQ(0, count_devices(scratch, NULL));

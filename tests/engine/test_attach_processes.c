@@ -423,7 +423,7 @@ attach_in_child(void *context)
 {
     const char *path = context;
     vd_error error = try_attach(path);
-    return error == ERROR_SUCCESS && count_threads() == 1 ? 0 : 1;
+    return error == ERROR_SUCCESS && threads_become(1) ? 0 : 1;
 }
 
 static void
@@ -537,7 +537,7 @@ many_threads_at_once(void)
     CHECK_EQ(0, count_devices(scratch, NULL));
     CHECK_EQ(0, count_records());
     CHECK_EQ(fds, count_fds());
-    CHECK_EQ(1, count_threads());
+    CHECK(threads_become(1));
 }
 
 /* All at the same time, not one after the other. */
@@ -556,7 +556,7 @@ many_attachments_together(void)
     }
     CHECK_EQ(THREADS, count_devices(scratch, NULL));
     CHECK_EQ(THREADS, count_records());
-    CHECK_EQ(2, count_threads());
+    CHECK(threads_become(2));
     for (size_t i = 0; i < THREADS; i++) {
         CHECK(shows_pattern(vd_attachment_device(attachments[i]), 0, SIZE,
                             (unsigned)i, 0));
@@ -565,7 +565,7 @@ many_attachments_together(void)
     }
     CHECK_EQ(0, count_devices(scratch, NULL));
     CHECK_EQ(fds, count_fds());
-    CHECK_EQ(1, count_threads());
+    CHECK(threads_become(1));
 }
 
 static void
@@ -582,7 +582,7 @@ a_thousand_in_a_row(void)
         vd_attachment_release(attachment);
     }
     CHECK_EQ(fds, count_fds());
-    CHECK_EQ(1, count_threads());
+    CHECK(threads_become(1));
     CHECK_EQ(0, count_devices(scratch, NULL));
     CHECK_EQ(0, count_records());
     vd_disk_close(disk);

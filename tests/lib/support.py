@@ -17,6 +17,7 @@ import pathlib
 import shutil
 import struct
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -185,9 +186,23 @@ def loops_of(directory: str | os.PathLike[str]) -> Iterator[str]:
             yield f"/dev/{entry.parent.parent.name}"
 
 
+def let_watcher_end() -> None:
+    """Waits until the engine's watcher, if it is ending, has closed all it has.
+
+    fork() does so.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there are threads
+        child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
 def open_descriptors() -> set[str]:
     """What this process has open, as `number -> target`; no garbage."""
     gc.collect()  # of earlier tests, too
+    let_watcher_end()
     found = set()
     for number in os.listdir("/proc/self/fd"):
         try:

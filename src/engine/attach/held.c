@@ -1,9 +1,9 @@
 /*
  * What this process holds, the watcher over it, and fork (held.h).
  *
- * fork() waits until nobody is between vd_held_enter and vd_held_leave and
- * then keeps held.lock, so a child finds the list whole and no descriptor
- * outside it.
+ * fork() waits until nobody is between vd_held_enter and vd_held_leave and no
+ * watcher is ending, and then keeps held.lock, so a child finds the list whole
+ * and no descriptor outside it.
  */
 #include "attach/held.h"
 
@@ -23,14 +23,18 @@
 
 #define CHILD_LIMIT_MS 1000
 
+/* A user has 128 inotify instances, and one counts until it is closed. */
+#define MOST_ENDING 16
+
 static struct {
     pthread_once_t once;
     int atfork_error;       /* of the registration with pthread_atfork */
     pthread_mutex_t lock;   /* guards what follows; below it only
                                that of a live disk */
-    pthread_cond_t changed; /* of the next two */
+    pthread_cond_t changed; /* of the next three */
     unsigned inside;        /* between vd_held_enter and vd_held_leave */
-    unsigned forks;         /* waiting for inside to be 0; they go first */
+    unsigned ending;        /* watchers that have not closed everything */
+    unsigned forks;         /* waiting for both to be 0; they go first */
     struct vd_attachment *first;
     struct vd_watch *watch;
     int child_holds[2]; /* during a fork: a pipe, see before_fork */
@@ -92,7 +96,7 @@ before_fork(void)
 {
     pthread_mutex_lock(&held.lock);
     held.forks++;
-    while (held.inside > 0) {
+    while (held.inside > 0 || held.ending > 0) {
         pthread_cond_wait(&held.changed, &held.lock);
     }
     held.forks--; /* the lock is kept until it is over */
@@ -253,6 +257,30 @@ vd_held_has_let_go(struct vd_attachment *attachment)
 
 /* -- the list -- */
 
+static void
+watcher_ended(void)
+{
+    VD_SCOPED_LOCK(&held.lock);
+    held.ending--;
+    pthread_cond_broadcast(&held.changed);
+}
+
+static const struct vd_watcher watcher = {
+    .changed = vd_held_recheck,
+    .ended = watcher_ended,
+};
+
+/* held.lock is held. */
+static vd_error
+start_watch(void)
+{
+    while (held.watch == NULL && held.ending >= MOST_ENDING) {
+        pthread_cond_wait(&held.changed, &held.lock);
+    }
+    return held.watch == NULL ? vd_watch_start(&watcher, &held.watch)
+                              : ERROR_SUCCESS;
+}
+
 /* held.lock is held. */
 static vd_error
 watch_record(const struct vd_attachment *attachment)
@@ -260,30 +288,30 @@ watch_record(const struct vd_attachment *attachment)
     if (attachment->registry == NULL) {
         return ERROR_SUCCESS;
     }
-    if (held.watch == NULL) {
-        vd_error error = vd_watch_start(vd_held_recheck, &held.watch);
-        if (error != ERROR_SUCCESS) {
-            return error;
-        }
-    }
-    return vd_watch_directory(held.watch, attachment->registry);
+    vd_error error = start_watch();
+    return error != ERROR_SUCCESS
+               ? error
+               : vd_watch_directory(held.watch, attachment->registry);
 }
 
-/* held.lock is held.  A watcher that nobody needs is for the caller to
- * stop, who must not hold the lock that the thread may be waiting for. */
-static struct vd_watch *
-unneeded_watch(void)
+/* held.lock is held.  A child born before the watcher has closed its
+ * descriptors would inherit them. */
+static void
+stop_unneeded_watch(void)
 {
-    return held.first == NULL ? VD_TAKE(held.watch) : NULL;
+    if (held.first == NULL && held.watch != NULL) {
+        held.ending++;
+        vd_watch_stop(VD_TAKE(held.watch));
+    }
 }
 
-static vd_error
-add_locked(struct vd_attachment *attachment, struct vd_watch **unneeded)
+vd_error
+vd_held_add(struct vd_attachment *attachment)
 {
     VD_SCOPED_LOCK(&held.lock);
     vd_error error = watch_record(attachment);
     if (error != ERROR_SUCCESS) {
-        *unneeded = unneeded_watch();
+        stop_unneeded_watch();
         return error;
     }
     attachment->next = held.first;
@@ -291,17 +319,8 @@ add_locked(struct vd_attachment *attachment, struct vd_watch **unneeded)
     return ERROR_SUCCESS;
 }
 
-vd_error
-vd_held_add(struct vd_attachment *attachment)
-{
-    struct vd_watch *unneeded = NULL;
-    vd_error error = add_locked(attachment, &unneeded);
-    vd_watch_stop(unneeded);
-    return error;
-}
-
-static struct vd_watch *
-remove_locked(struct vd_attachment *attachment)
+void
+vd_held_remove(struct vd_attachment *attachment)
 {
     VD_SCOPED_LOCK(&held.lock);
     struct vd_attachment **link = &held.first;
@@ -314,11 +333,5 @@ remove_locked(struct vd_attachment *attachment)
     }
     vd_live_end(attachment->live);
     close_all(attachment);
-    return unneeded_watch();
-}
-
-void
-vd_held_remove(struct vd_attachment *attachment)
-{
-    vd_watch_stop(remove_locked(attachment));
+    stop_unneeded_watch();
 }

@@ -25,8 +25,8 @@ void vd_held_leave(void);
 VD_MUST_CHECK
 vd_error vd_held_add(struct vd_attachment *attachment);
 
-/* Closes its descriptors; ends the watcher with the last one.  Harmless for
- * an attachment that was never taken in. */
+/* Closes its descriptors; with the last one the watcher is told to end.
+ * Harmless for an attachment that was never taken in. */
 void vd_held_remove(struct vd_attachment *attachment);
 
 /* Looks at the record of this name (NULL: at all) and lets go of what it is

@@ -1,6 +1,10 @@
 /*
  * The watcher thread: blocked in poll(2) on inotify and an eventfd, woken by
  * the kernel only.  Takes no signals.  Knows nothing of what it watches.
+ *
+ * Closing an inotify descriptor takes about 10 ms, for the kernel waits until
+ * nobody can be looking at its marks.  Whoever stops the watcher need not
+ * wait for that: the thread closes what it used, and ends by itself.
  */
 #include "attach/watch.h"
 
@@ -26,10 +30,9 @@ _Static_assert(EVENTS_SIZE >= sizeof(struct inotify_event) + NAME_MAX + 1,
                "room for one event at least");
 
 struct vd_watch {
-    void (*changed)(const char *name);
+    const struct vd_watcher *watcher;
     int inotify;
     int stop; /* eventfd: readable when the thread is to end */
-    pthread_t thread;
 };
 
 static void
@@ -39,7 +42,7 @@ tell(const struct vd_watch *watch, const char *buffer, size_t length)
         struct inotify_event event;
         memcpy(&event, buffer, sizeof(event));
         const char *name = buffer + sizeof(event);
-        watch->changed(
+        watch->watcher->changed(
             (event.mask & IN_Q_OVERFLOW) != 0 || event.len == 0 ? NULL : name);
         buffer += sizeof(event) + event.len;
         length -= sizeof(event) + event.len;
@@ -56,38 +59,6 @@ read_events(const struct vd_watch *watch)
     }
 }
 
-static void *
-run(void *argument)
-{
-    const struct vd_watch *watch = argument;
-    struct pollfd waits[] = {
-        {.fd = watch->stop, .events = POLLIN},
-        {.fd = watch->inotify, .events = POLLIN},
-    };
-    while (poll(waits, 2, -1) >= 0 || errno == EINTR) {
-        if ((waits[0].revents & POLLIN) != 0) {
-            break;
-        }
-        if ((waits[1].revents & POLLIN) != 0) {
-            read_events(watch);
-        }
-    }
-    return NULL;
-}
-
-/* The program's signals are for the program's threads. */
-static int
-start_thread(struct vd_watch *watch)
-{
-    sigset_t all;
-    sigset_t former;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &former);
-    int error_number = pthread_create(&watch->thread, NULL, run, watch);
-    pthread_sigmask(SIG_SETMASK, &former, NULL);
-    return error_number;
-}
-
 static void
 close_all(struct vd_watch *watch)
 {
@@ -100,14 +71,59 @@ close_all(struct vd_watch *watch)
     free(watch);
 }
 
+static void
+wait_for_events(const struct vd_watch *watch)
+{
+    struct pollfd waits[] = {
+        {.fd = watch->stop, .events = POLLIN},
+        {.fd = watch->inotify, .events = POLLIN},
+    };
+    while (poll(waits, 2, -1) >= 0 || errno == EINTR) {
+        if ((waits[0].revents & POLLIN) != 0) {
+            break;
+        }
+        if ((waits[1].revents & POLLIN) != 0) {
+            read_events(watch);
+        }
+    }
+}
+
+static void *
+run(void *argument)
+{
+    struct vd_watch *watch = argument;
+    void (*ended)(void) = watch->watcher->ended;
+    wait_for_events(watch);
+    close_all(watch);
+    ended();
+    return NULL;
+}
+
+/* The program's signals are for the program's threads. */
+static int
+start_thread(struct vd_watch *watch)
+{
+    pthread_t thread;
+    sigset_t all;
+    sigset_t former;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &former);
+    int error_number = pthread_create(&thread, NULL, run, watch);
+    pthread_sigmask(SIG_SETMASK, &former, NULL);
+    if (error_number == 0) {
+        pthread_detach(thread);
+    }
+    return error_number;
+}
+
 vd_error
-vd_watch_start(void (*changed)(const char *name), struct vd_watch **out)
+vd_watch_start(const struct vd_watcher *watcher, struct vd_watch **out)
 {
     struct vd_watch *watch = calloc(1, sizeof(*watch));
     if (watch == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
-    watch->changed = changed;
+    watch->watcher = watcher;
     watch->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
     watch->stop = eventfd(0, EFD_CLOEXEC);
     int error_number =
@@ -139,14 +155,9 @@ vd_watch_directory(struct vd_watch *watch, const char *path)
 void
 vd_watch_stop(struct vd_watch *watch)
 {
-    if (watch == NULL) {
-        return;
-    }
     static const uint64_t one = 1;
     while (write(watch->stop, &one, sizeof(one)) < 0 && errno == EINTR) {
     }
-    pthread_join(watch->thread, NULL);
-    close_all(watch);
 }
 
 void
