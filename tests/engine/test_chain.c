@@ -253,6 +253,42 @@ test_no_parents(void)
     vd_disk_close(disk);
 }
 
+/* ---- a parent below the child's directory ---- */
+
+static void
+check_below(const char *parent)
+{
+    struct vd_disk *disk;
+    if (CHECK_OK(look("above.vhdx", &disk))) {
+        CHECK_STR(path_of(parent), vd_disk_layer_path(disk, 1));
+        vd_disk_close(disk);
+    }
+}
+
+/* The child was made where case makes no difference, in no component; an
+ * exact name comes before others, and others count only if there is one. */
+static void
+test_parent_below_the_child(void)
+{
+    mkdir(path_of("down"), 0700);
+    mkdir(path_of("down/deeper"), 0700);
+    make("down/deeper/base.vhdx", NULL, NULL, MIB);
+    make("above.vhdx", u".\\Down\\.\\DEEPER\\\\Base.VHDX",
+         "down/deeper/base.vhdx", MIB);
+    check_below("down/deeper/base.vhdx");
+    mkdir(path_of("DOWN"), 0700);
+    CHECK_EQ(ERROR_VHD_PARENT_VHD_NOT_FOUND, outcome("above.vhdx"));
+    rename_file("down", "Down");
+    check_below("Down/deeper/base.vhdx");
+    rename_file("Down/deeper", "moved");
+    CHECK_EQ(ERROR_VHD_PARENT_VHD_NOT_FOUND, outcome("above.vhdx"));
+    if (symlink("../moved", path_of("Down/deeper")) < 0) {
+        check_broken("symlink");
+    }
+    CHECK_EQ(ERROR_VHD_DIFFERENCING_CHAIN_ERROR_IN_PARENT,
+             outcome("above.vhdx"));
+}
+
 /* ---- a parent outside the child's directory ---- */
 
 static void
@@ -528,6 +564,7 @@ main(int argc, char **argv)
     test_layers();
     test_broken_chains();
     test_changed_parent();
+    test_parent_below_the_child();
     test_no_parents();
     make_two_directories();
     test_parent_below_a_root();

@@ -25,6 +25,7 @@
 
 /* ---- opening a candidate ---- */
 
+#define DIRECTORY_FLAGS (O_PATH | O_DIRECTORY | O_CLOEXEC)
 #define FILE_FLAGS (O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
 
 static int
@@ -76,22 +77,50 @@ tell_errno(const char *name)
 }
 
 static vd_error
-open_candidate(int directory, const char *name, int *fd_out)
+open_any_case(int directory, const char *name, uint64_t flags, int *fd_out)
 {
-    int fd = open_below(directory, name, FILE_FLAGS);
-    if (fd < 0 && errno == ENOENT && strchr(name, '/') == NULL) {
+    int fd = open_below(directory, name, flags);
+    if (fd < 0 && errno == ENOENT) {
         VD_AUTO_FREE char *other = NULL;
         vd_error error = find_other_case(directory, name, &other);
         if (error != ERROR_SUCCESS) {
             return error;
         }
-        fd = open_below(directory, other, FILE_FLAGS);
+        fd = open_below(directory, other, flags);
     }
     if (fd < 0) {
         return tell_errno(name);
     }
     *fd_out = fd;
     return ERROR_SUCCESS;
+}
+
+/* One component after the other: case makes no difference in any. */
+static vd_error
+open_candidate(int directory, const char *path, int *fd_out)
+{
+    VD_AUTO_CLOSE int inside = -1;
+    VD_AUTO_FREE char *copy = strdup(path);
+    char *name = copy;
+    if (copy == NULL) {
+        return ERROR_NOT_ENOUGH_MEMORY;
+    }
+    for (char *slash; (slash = strchr(name, '/')) != NULL; name = slash + 1) {
+        int next = -1;
+        *slash = '\0';
+        if (slash == name) {
+            continue;
+        }
+        vd_error error = open_any_case(inside >= 0 ? inside : directory, name,
+                                       DIRECTORY_FLAGS, &next);
+        if (error != ERROR_SUCCESS) {
+            return error;
+        }
+        vd_cleanup_close(&inside);
+        inside = next;
+    }
+    return open_any_case(inside >= 0 ? inside : directory, name, FILE_FLAGS,
+                         fd_out);
 }
 
 /* ---- is it the parent? ---- */
@@ -225,32 +254,13 @@ open_directory_of(const char *path)
         return -1;
     }
     slash[slash == directory] = '\0'; /* "/" stays */
-    return open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return open(directory, DIRECTORY_FLAGS);
 }
 
 static bool
 skipped(const struct vd_parent_path *path, bool no_relative)
 {
     return no_relative && path->kind == VD_PARENT_PATH_RELATIVE;
-}
-
-/* By way of its directory, so that case makes no difference there either. */
-static vd_error
-try_below(const struct vd_disk *disk, int root, const char *below,
-          struct vd_layer *out)
-{
-    const char *slash = strrchr(below, '/');
-    if (slash == NULL) {
-        return try_candidate(disk, root, below, out);
-    }
-    VD_AUTO_FREE char *way = strndup(below, (size_t)(slash - below));
-    if (way == NULL) {
-        return ERROR_NOT_ENOUGH_MEMORY;
-    }
-    VD_AUTO_CLOSE int directory =
-        open_below(root, way, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    return directory >= 0 ? try_candidate(disk, directory, slash + 1, out)
-                          : tell_errno(below);
 }
 
 static vd_error
@@ -265,7 +275,8 @@ try_upward(const struct vd_disk *disk, const struct vd_parent_path *path,
     if (error == ERROR_SUCCESS) {
         error = vd_parent_roots_find(place, &root, &below);
     }
-    return error == ERROR_SUCCESS ? try_below(disk, root, below, out) : error;
+    return error == ERROR_SUCCESS ? try_candidate(disk, root, below, out)
+                                  : error;
 }
 
 /* Nothing else is to be tried. */
