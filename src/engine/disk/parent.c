@@ -254,7 +254,7 @@ open_directory_of(const char *path)
         return -1;
     }
     slash[slash == directory] = '\0'; /* "/" stays */
-    return open(directory, DIRECTORY_FLAGS);
+    return open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
 }
 
 static bool
