@@ -61,7 +61,8 @@ vd_error vd_disk_open(const char *path, const struct vd_disk_options *options,
                       struct vd_disk **out);
 
 /* Adds the parent of the last layer so far, by path, to a disk opened with
- * no_parents.  ERROR_VHD_INVALID_TYPE if that layer has no parent. */
+ * no_parents.  ERROR_VHD_INVALID_TYPE if that layer has no parent, or the file
+ * is of another format. */
 VD_MUST_CHECK
 vd_error vd_disk_add_parent(struct vd_disk *disk, const char *path);
 

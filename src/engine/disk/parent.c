@@ -369,18 +369,49 @@ vd_disk_find_parents(struct vd_disk *disk, bool no_relative)
     return ERROR_SUCCESS;
 }
 
+/* What is wrong with a file that is of no format, or of several, is told by
+ * opening it as one of the child's. */
+static vd_error
+check_format(const struct vd_disk *disk, struct vd_posix_file *file)
+{
+    const struct vd_format *found;
+    vd_error error = vd_format_find(&file->file, VD_DEVICE_UNKNOWN, &found);
+    if (error != ERROR_SUCCESS) {
+        return error == ERROR_VIRTDISK_PROVIDER_NOT_FOUND ? ERROR_SUCCESS
+                                                          : error;
+    }
+    if (found != vd_disk_format(disk)) {
+        vd_trace(VD_TRACE_DISK, "the parent is of another format: %s",
+                 found->name);
+        return ERROR_VHD_INVALID_TYPE;
+    }
+    return ERROR_SUCCESS;
+}
+
+static vd_error
+open_named(const struct vd_disk *disk, const char *path, struct vd_layer *out)
+{
+    struct vd_posix_file *file;
+    vd_error error = vd_posix_file_open(AT_FDCWD, path, false, &file);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
+    error = check_format(disk, file);
+    if (error != ERROR_SUCCESS) {
+        vd_posix_file_close(file);
+        return error;
+    }
+    return open_layer(disk, file, path, out);
+}
+
 vd_error
 vd_disk_add_parent(struct vd_disk *disk, const char *path)
 {
-    struct vd_posix_file *file;
     struct vd_layer layer;
     if (!vd_disk_wants_parent(disk)) {
         return ERROR_VHD_INVALID_TYPE;
     }
-    vd_error error = vd_posix_file_open(AT_FDCWD, path, false, &file);
-    if (error == ERROR_SUCCESS) {
-        error = open_layer(disk, file, path, &layer);
-    }
+    vd_error error = open_named(disk, path, &layer);
     return error != ERROR_SUCCESS ? error : vd_disk_push(disk, &layer);
 }
 
