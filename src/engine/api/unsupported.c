@@ -2,8 +2,9 @@
  * What virtdisk.h has and no published format can carry: change tracking,
  * VHD Sets and forks.
  *
- * The arguments are checked as everywhere; then the answer is
- * ERROR_NOT_SUPPORTED, with the reason in the trace.
+ * Handle, arguments and rights are checked as everywhere; then the answer is
+ * ERROR_NOT_SUPPORTED, with the reason in the trace.  Which right a function
+ * needs is inferred: GET_INFO to ask, METAOPS to change.
  */
 #include <virtdisk.h>
 
@@ -17,19 +18,43 @@
 #define NO_FORKS "what a fork writes is not published"
 
 static vd_error
-answer(HANDLE handle, bool well_formed, const char *reason)
+refuse(bool well_formed, bool allowed, const char *reason)
+{
+    if (!well_formed) {
+        return vd_refuse(ERROR_INVALID_PARAMETER,
+                         "a pointer is NULL, or a version or flag unknown");
+    }
+    if (!allowed) {
+        return vd_refuse(ERROR_ACCESS_DENIED,
+                         "the handle was not opened for that");
+    }
+    return vd_refuse(ERROR_NOT_SUPPORTED, "%s", reason);
+}
+
+static vd_error
+refuse_to_tell(HANDLE handle, bool well_formed, const char *reason)
 {
     struct vd_virtual_disk *virtual_disk;
     vd_error error = vd_virtual_disk_acquire(handle, &virtual_disk);
     if (error) {
         return error;
     }
+    error = refuse(well_formed, virtual_disk->rights.get_info, reason);
     vd_virtual_disk_release(virtual_disk);
-    if (!well_formed) {
-        return vd_refuse(ERROR_INVALID_PARAMETER,
-                         "a pointer is NULL, or a version or flag unknown");
+    return error;
+}
+
+static vd_error
+refuse_to_change(HANDLE handle, bool well_formed, const char *reason)
+{
+    struct vd_virtual_disk *virtual_disk;
+    vd_error error = vd_virtual_disk_acquire(handle, &virtual_disk);
+    if (error) {
+        return error;
     }
-    return vd_refuse(ERROR_NOT_SUPPORTED, "%s", reason);
+    error = refuse(well_formed, virtual_disk->rights.change, reason);
+    vd_virtual_disk_release(virtual_disk);
+    return error;
 }
 
 static bool
@@ -64,7 +89,7 @@ QueryChangesVirtualDisk(HANDLE VirtualDiskHandle, PCWSTR ChangeTrackingId,
         ProcessedLength != NULL &&
         !has_other_flags(Flags, QUERY_CHANGES_VIRTUAL_DISK_FLAG_NONE) &&
         is_tracking_id(ChangeTrackingId);
-    return answer(VirtualDiskHandle, well_formed, NO_CHANGE_TRACKING);
+    return refuse_to_tell(VirtualDiskHandle, well_formed, NO_CHANGE_TRACKING);
 }
 
 DWORD WINAPI
@@ -76,7 +101,7 @@ TakeSnapshotVhdSet(HANDLE VirtualDiskHandle,
         Parameters != NULL &&
         Parameters->Version == TAKE_SNAPSHOT_VHDSET_VERSION_1 &&
         !has_other_flags(Flags, TAKE_SNAPSHOT_VHDSET_FLAG_WRITEABLE);
-    return answer(VirtualDiskHandle, well_formed, NO_VHD_SETS);
+    return refuse_to_change(VirtualDiskHandle, well_formed, NO_VHD_SETS);
 }
 
 DWORD WINAPI
@@ -88,7 +113,7 @@ DeleteSnapshotVhdSet(HANDLE VirtualDiskHandle,
         Parameters != NULL &&
         Parameters->Version == DELETE_SNAPSHOT_VHDSET_VERSION_1 &&
         !has_other_flags(Flags, DELETE_SNAPSHOT_VHDSET_FLAG_PERSIST_RCT);
-    return answer(VirtualDiskHandle, well_formed, NO_VHD_SETS);
+    return refuse_to_change(VirtualDiskHandle, well_formed, NO_VHD_SETS);
 }
 
 /* The version says which member of the union there is. */
@@ -115,7 +140,7 @@ ModifyVhdSet(HANDLE VirtualDiskHandle,
     bool well_formed =
         Parameters != NULL && is_modification(Parameters) &&
         !has_other_flags(Flags, MODIFY_VHDSET_FLAG_WRITEABLE_SNAPSHOT);
-    return answer(VirtualDiskHandle, well_formed, NO_VHD_SETS);
+    return refuse_to_change(VirtualDiskHandle, well_formed, NO_VHD_SETS);
 }
 
 DWORD WINAPI
@@ -127,7 +152,7 @@ ApplySnapshotVhdSet(HANDLE VirtualDiskHandle,
         Parameters != NULL &&
         Parameters->Version == APPLY_SNAPSHOT_VHDSET_VERSION_1 &&
         !has_other_flags(Flags, APPLY_SNAPSHOT_VHDSET_FLAG_WRITEABLE);
-    return answer(VirtualDiskHandle, well_formed, NO_VHD_SETS);
+    return refuse_to_change(VirtualDiskHandle, well_formed, NO_VHD_SETS);
 }
 
 DWORD WINAPI
@@ -140,11 +165,11 @@ ForkVirtualDisk(HANDLE VirtualDiskHandle, FORK_VIRTUAL_DISK_FLAG Flags,
         Parameters->Version == FORK_VIRTUAL_DISK_VERSION_1 &&
         Parameters->Version1.ForkedVirtualDiskPath != NULL &&
         !has_other_flags(Flags, FORK_VIRTUAL_DISK_FLAG_EXISTING_FILE);
-    return answer(VirtualDiskHandle, well_formed, NO_FORKS);
+    return refuse_to_change(VirtualDiskHandle, well_formed, NO_FORKS);
 }
 
 DWORD WINAPI
 CompleteForkVirtualDisk(HANDLE VirtualDiskHandle)
 {
-    return answer(VirtualDiskHandle, true, NO_FORKS);
+    return refuse_to_change(VirtualDiskHandle, true, NO_FORKS);
 }
