@@ -138,27 +138,12 @@ test_out_of_memory(void)
 static void
 test_arguments(void)
 {
-    ULONG used = 77;
     HANDLE handle = open_object(path_of("a.vhd"));
-    HANDLE disk = open_all(path_of("a.vhd"));
-    CHECK_EQ(ERROR_INVALID_PARAMETER,
-             GetStorageDependencyInformation(handle, 0, 64, NULL, &used));
-    CHECK_EQ(ERROR_INVALID_PARAMETER,
-             GetStorageDependencyInformation(handle, 0, 0, info, &used));
     CHECK_EQ(ERROR_INVALID_PARAMETER, ask(handle, 4, ONE));
-    CHECK_EQ(ERROR_INVALID_PARAMETER, ask(handle, 0, 0));
-    CHECK_EQ(ERROR_INVALID_PARAMETER, ask(handle, 0, 3));
-    CHECK_EQ(77, used);
-    CHECK_EQ(ERROR_INSUFFICIENT_BUFFER,
-             GetStorageDependencyInformation(handle, 0, 7, info, &used));
-    CHECK_EQ(8, used);
     CHECK_EQ(ERROR_INSUFFICIENT_BUFFER,
              GetStorageDependencyInformation(handle, 0, 7, info, NULL));
-    CHECK_EQ(ERROR_INVALID_HANDLE, ask(NULL, 0, ONE));
-    CHECK_EQ(ERROR_INVALID_PARAMETER, ask(disk, 0, ONE));
     CHECK_EQ(ERROR_INVALID_PARAMETER, ask(handle, DISK, ONE));
     CHECK_EQ(77, info->NumberEntries);
-    close_handle(disk);
     close_handle(handle);
 }
 

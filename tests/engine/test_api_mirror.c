@@ -542,22 +542,10 @@ static void
 test_misuse(void)
 {
     struct call call;
-    MIRROR_VIRTUAL_DISK_PARAMETERS parameters = {
-        .Version = MIRROR_VIRTUAL_DISK_VERSION_1};
-    OVERLAPPED overlapped = {0};
     begin_attached(&call, &kinds[3], "misuse.vhdx");
-    CHECK_EQ(87, MirrorVirtualDisk(call.handle, 0, NULL, &overlapped));
-    CHECK_EQ(87, MirrorVirtualDisk(call.handle, 0, &parameters, &overlapped));
-    parameters.Version1.MirrorVirtualDiskPath = wide(path_of("m.vhdx"));
-    CHECK_EQ(87, MirrorVirtualDisk(call.handle, 0, &parameters, NULL));
-    CHECK_EQ(87,
-             MirrorVirtualDisk(call.handle, 0x10, &parameters, &overlapped));
-    CHECK_EQ(50, MirrorVirtualDisk(call.handle, 2, &parameters, &overlapped));
-    parameters.Version = 2;
-    CHECK_EQ(87, MirrorVirtualDisk(call.handle, 0, &parameters, &overlapped));
-    CHECK_EQ(6, MirrorVirtualDisk(NULL, 0, &parameters, &overlapped));
+    CHECK_EQ(87, mirror(&call, "m.vhdx", 0x10));
+    CHECK_EQ(50, mirror(&call, "m.vhdx", 2));
     CHECK_EQ(0xC03A001C, BreakMirrorVirtualDisk(call.handle));
-    CHECK_EQ(6, BreakMirrorVirtualDisk(NULL));
     CHECK_EQ(997, mirror(&call, "misuse.vhdx", 0));
     CHECK_EQ(80, result_of(&call));
     CHECK_EQ(997, mirror(&call, "missing/m.vhdx", 0));

@@ -245,35 +245,13 @@ test_bad_arguments(void)
 }
 
 static void
-test_bad_event(void)
-{
-    struct call call;
-    begin_call(&call);
-    HANDLE event = call.overlapped.hEvent;
-    call.overlapped.hEvent = call.handle;
-    CHECK_EQ(ERROR_INVALID_HANDLE, attach_async(&call, NO_LETTER));
-    call.overlapped.hEvent = INVALID_HANDLE_VALUE;
-    CHECK_EQ(ERROR_INVALID_HANDLE, attach_async(&call, NO_LETTER));
-    CHECK_EQ(0, call.overlapped.Internal);
-    CHECK(!is_loaded(call.handle));
-    call.overlapped.hEvent = event;
-    end_call(&call);
-}
-
-static void
 test_bad_pointers(void)
 {
     struct call call;
-    VIRTUAL_DISK_PROGRESS progress;
     DWORD bytes;
     begin_call(&call);
     HANDLE handle = call.handle;
     OVERLAPPED *overlapped = &call.overlapped;
-    CHECK_EQ(87, GetVirtualDiskOperationProgress(handle, NULL, &progress));
-    CHECK_EQ(87, GetVirtualDiskOperationProgress(handle, overlapped, NULL));
-    /* Never used with this handle. */
-    CHECK_EQ(87,
-             GetVirtualDiskOperationProgress(handle, overlapped, &progress));
     CHECK(!GetOverlappedResult(handle, NULL, &bytes, FALSE));
     CHECK_EQ(87, GetLastError());
     SetLastError(0);
@@ -719,7 +697,6 @@ run_tests(void)
     test_failure();
     test_status_word();
     test_bad_arguments();
-    test_bad_event();
     test_bad_pointers();
     test_second_operation();
     test_no_thread();
