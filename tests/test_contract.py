@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import subprocess
 from collections import Counter
 
 import contract
 import contract_changes
 import contract_create
+import contract_rights
 import contract_sizes
 import pytest
-from support import LINUX, require_loop
+from contract_kinds import NOT_APPLICABLE, Kind
+from engine_build import TIMEOUT, Build
+from support import LINUX, require_loop, require_root
 
 import virtdisk
 from virtdisk import _virtdisk
@@ -36,9 +40,13 @@ REFUSED = {
     "CompleteForkVirtualDisk",
 }
 BOUND -= REFUSED
-ROWS = (
-    contract.ROWS + contract_changes.ROWS + contract_create.ROWS + contract_sizes.ROWS
-)
+ROWS = [
+    *contract.ROWS,
+    *contract_changes.ROWS,
+    *contract_create.ROWS,
+    *contract_rights.ROWS,
+    *contract_sizes.ROWS,
+]
 
 
 def outcome(row: contract.Row, directory: pathlib.Path) -> int:
@@ -55,6 +63,8 @@ def outcome(row: contract.Row, directory: pathlib.Path) -> int:
 def test_row(row: contract.Row, tmp_path: pathlib.Path) -> None:
     if LINUX and row.attaches:
         require_loop()
+    if LINUX and row.needs_root:
+        require_root()
     expect = row.expect[:1]
     if not LINUX:
         expect = row.expect if row.windows is None else row.windows
@@ -69,11 +79,46 @@ def test_every_row_has_its_own_name() -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
-def test_every_bound_function_has_rows_of_success_and_failure() -> None:
-    succeeds = {row.function for row in ROWS if row.expect[0] == 0}
-    fails = {row.function for row in ROWS if row.expect[0] != 0}
+def test_every_bound_function_has_a_row_of_success() -> None:
     assert len(BOUND | REFUSED) == 29
-    # Chains need images of their own: tests/test_chains.py.
-    assert succeeds == BOUND - {"AddVirtualDiskParent"}
-    # GetAllAttached... takes nothing that could be wrong.
-    assert fails == (BOUND | REFUSED) - {"GetAllAttachedVirtualDiskPhysicalPaths"}
+    assert {row.function for row in ROWS if row.kind is Kind.SUCCESS} == BOUND
+
+
+def test_kinds_agree_with_codes() -> None:
+    """A success is one by its code, and a privilege is missing by its code."""
+    privilege = {contract.ACCESS_DENIED, contract.PRIVILEGE_NOT_HELD}
+    for row in ROWS:
+        assert (row.kind is Kind.SUCCESS) == (row.expect[0] == 0), row.id
+        missing = row.kind is Kind.MISSING_PRIVILEGE
+        assert missing == (row.expect[0] in privilege), row.id
+
+
+def c_rows(build: Build) -> list[tuple[str, Kind, str]]:
+    """Function, kind and name of the rows of tests/engine/test_api_contract.c."""
+    done = subprocess.run(
+        [build.link_once("test_api_contract"), "--rows"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    return [(function, Kind(kind), name) for function, kind, name in rows]
+
+
+@pytest.mark.skipif(not LINUX, reason="the C table is the engine's")
+def test_every_function_fails_in_every_way(engine_build: Build) -> None:
+    """Each function has a row of each kind, or a reason why it cannot."""
+    in_c = c_rows(engine_build)
+    assert len(in_c) == len(set(in_c))
+    covered = {(function, kind) for function, kind, _ in in_c}
+    covered |= {(row.function, row.kind) for row in ROWS}
+    every = {
+        (function, kind)
+        for function in BOUND | REFUSED
+        for kind in Kind
+        if kind is not Kind.SUCCESS
+    }
+    assert {pair for pair in covered if pair[1] is not Kind.SUCCESS} <= every
+    assert every - covered == NOT_APPLICABLE.keys()
+    assert all(NOT_APPLICABLE.values())

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import pathlib
-import pickle
 import subprocess
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from support import (
@@ -19,10 +18,9 @@ from support import (
     require_root,
     require_tool,
 )
+from unprivileged import NOBODY, as_nobody, public_directory
 
 import virtdisk
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -181,41 +179,12 @@ def test_two_processes_race_for_one_image(image: pathlib.Path) -> None:
         assert sorted(answers) == ["32", "attached"]
 
 
-def as_nobody(function: Callable[[], object]) -> object:
-    """What a function returns to a process without any privilege.
-
-    A fork, not a new interpreter: nobody may be unable to read this one.
-    """
-    receiver, sender = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-            answer = function()
-        except BaseException as error:
-            answer = error
-        os.write(sender, pickle.dumps(answer))
-        os._exit(0)
-    os.close(sender)
-    with open(receiver, "rb") as source:
-        answer = pickle.load(source)
-    os.waitpid(child, 0)
-    return answer
-
-
 @pytest.fixture
-def public(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+def public() -> Iterator[pathlib.Path]:
     """A directory that nobody may enter and write."""
     require_root()
-    directory = pathlib.Path("/tmp") / f"virtdisk-{os.getpid()}-{os.urandom(4).hex()}"
-    directory.mkdir()
-    os.chown(directory, NOBODY, NOBODY)
-    yield directory
-    for path in directory.iterdir():
-        path.unlink()
-    directory.rmdir()
+    with public_directory() as directory:
+        yield directory
 
 
 def refusal(answer: object) -> virtdisk.VirtualDiskError:

@@ -7,7 +7,7 @@ Where the two are known to differ the row says so in ``windows``; codes of
 which Microsoft documents none are marked "inferred".
 
 Misuse that cannot be expressed through the binding (NULL pointers, small
-buffers, invalid handles) is in tests/engine/test_api*.c.
+buffers, invalid handles) is in tests/engine/test_api_contract.c.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from contract_kinds import Kind
 from support import make_iso, make_vhd, vhd_checksum
+from unprivileged import public_directory
 
 from virtdisk import _virtdisk as api
 
@@ -30,8 +32,11 @@ NOT_READY = 21
 SHARING_VIOLATION = 32
 NOT_SUPPORTED = 50
 DEV_NOT_EXIST = 55
+FILE_EXISTS = 80
 INVALID_PARAMETER = 87
+ABORTED = 995
 NOT_FOUND = 1168
+PRIVILEGE_NOT_HELD = 1314
 FILE_CORRUPT = 1392
 FOOTER_MISSING = 0xC03A0001
 FOOTER_CHECKSUM = 0xC03A0002
@@ -43,10 +48,50 @@ INVALID_SIZE = 0xC03A0012
 INVALID_FILE_SIZE = 0xC03A0013
 PROVIDER_NOT_FOUND = 0xC03A0014
 NOT_VIRTUAL_DISK = 0xC03A0015
+PARENT_ACCESS_DENIED = 0xC03A0016
 INVALID_TYPE = 0xC03A001B
 INVALID_STATE = 0xC03A001C
 METADATA_FULL = 0xC03A0028
 NO_MINIMUM_SIZE = 0xC03A0026
+
+# What a code tells of where it is not said otherwise.  NOT_SUPPORTED can be
+# anything, so there each row says it.
+KIND_OF = {
+    OK: Kind.SUCCESS,
+    INVALID_PARAMETER: Kind.MISUSE,
+    **dict.fromkeys((ACCESS_DENIED, PRIVILEGE_NOT_HELD), Kind.MISSING_PRIVILEGE),
+    **dict.fromkeys(
+        (
+            FORMAT_UNKNOWN,
+            UNSUPPORTED_VERSION,
+            PROVIDER_NOT_FOUND,
+            NOT_VIRTUAL_DISK,
+            INVALID_TYPE,
+        ),
+        Kind.WRONG_TYPE,
+    ),
+    **dict.fromkeys(
+        (
+            FILE_NOT_FOUND,
+            PATH_NOT_FOUND,
+            NOT_READY,
+            SHARING_VIOLATION,
+            DEV_NOT_EXIST,
+            FILE_EXISTS,
+            ABORTED,
+            NOT_FOUND,
+            FILE_CORRUPT,
+            FOOTER_MISSING,
+            FOOTER_CHECKSUM,
+            ID_MISMATCH,
+            INVALID_SIZE,
+            INVALID_FILE_SIZE,
+            INVALID_STATE,
+            NO_MINIMUM_SIZE,
+        ),
+        Kind.WRONG_STATE,
+    ),
+}
 
 ISO, VHD, VHDX, VHDSET = 1, 2, 3, 4
 MICROSOFT = bytes.fromhex("ec4a98ecf9a0e947901f71415a66345b")
@@ -121,6 +166,7 @@ IMAGES: dict[str, tuple[str, Callable[[pathlib.Path], object]]] = {
     "vhd": ("a.vhd", make_vhd),
     "vhdx": ("a.vhdx", _vhdx),
     "vhdx child": ("child.vhdx", _vhdx_child),
+    "another vhdx": ("b.vhdx", _vhdx),
     "iso of odd length": ("odd.iso", _iso_of(64 * 2048 - 1)),
     "iso of 16 sectors": ("short.iso", _iso_of(16 * 2048)),
     "iso without descriptors": ("none.iso", _iso_without_descriptors),
@@ -144,6 +190,10 @@ class Context:
         self.directory = directory
         self.stack = stack
 
+    def public(self) -> Context:
+        """The same, in a directory of nobody's."""
+        return Context(self.stack.enter_context(public_directory()), self.stack)
+
     def path(self, image: str) -> str:
         name, make = IMAGES.get(image, (image, None))
         path = self.directory / name
@@ -163,6 +213,9 @@ class Context:
 
     def child(self) -> api.Handle:
         return self.open("vhdx child", version=2)
+
+    def custom_chain(self) -> api.Handle:
+        return self.open("vhdx child", version=2, flags=0x10)
 
     def attached_child(self) -> api.Handle:
         handle = self.child()
@@ -209,10 +262,16 @@ class Row:
     source: str
     windows: tuple[int, ...] | None = None  # other codes there; () = not run
     attaches: bool = False
+    needs_root: bool = False  # to be somebody else
+    told_kind: Kind | None = None  # where KIND_OF does not know it
 
     @property
     def id(self) -> str:
         return f"{self.function}: {self.name}"
+
+    @property
+    def kind(self) -> Kind:
+        return self.told_kind or KIND_OF[self.expect[0]]
 
 
 def _open(
@@ -221,6 +280,7 @@ def _open(
     *expect: int,
     source: str = "API.md 2.1",
     windows: tuple[int, ...] | None = None,
+    kind: Kind | None = None,
     **arguments: object,
 ) -> Row:
     return Row(
@@ -230,6 +290,7 @@ def _open(
         expect=expect,
         source=source,
         windows=windows,
+        told_kind=kind,
     )
 
 
@@ -307,6 +368,7 @@ OPEN = [
         vendor_id=MICROSOFT,
         source="DESIGN 5",
         windows=(),
+        kind=Kind.WRONG_TYPE,
     ),
     _open("no known content", "no known content", PROVIDER_NOT_FOUND, version=2),
     _open(
@@ -326,7 +388,14 @@ OPEN = [
         vendor_id=MICROSOFT,
         source="FORMATS.md 0",
     ),
-    _open("iso, version 2", "iso", INVALID_PARAMETER, version=2, source="DESIGN 4"),
+    _open(
+        "iso, version 2",
+        "iso",
+        INVALID_PARAMETER,
+        version=2,
+        source="DESIGN 4",
+        kind=Kind.WRONG_TYPE,
+    ),
     _open(
         "iso, asked to write",
         "iso",
@@ -334,6 +403,7 @@ OPEN = [
         ACCESS_DENIED,
         access_mask=ATTACH_RW,
         source="API.md 1.4",
+        kind=Kind.WRONG_TYPE,
     ),
     _open(
         "iso, all access",
@@ -342,6 +412,7 @@ OPEN = [
         ACCESS_DENIED,
         access_mask=MASK_ALL,
         source="API.md 1.4",
+        kind=Kind.WRONG_TYPE,
     ),
     _open(
         "iso, no parents",
@@ -351,6 +422,7 @@ OPEN = [
         rw_depth=0,
         flags=1,
         source="API.md 1.4",
+        kind=Kind.WRONG_TYPE,
     ),
     _open(
         "iso of odd length",
@@ -457,6 +529,7 @@ def _attach(
     *expect: int,
     source: str = "API.md 2.2",
     windows: tuple[int, ...] | None = None,
+    kind: Kind | None = None,
     **arguments: object,
 ) -> Row:
     return Row(
@@ -467,6 +540,7 @@ def _attach(
         source=source,
         windows=windows,
         attaches=True,
+        told_kind=kind,
     )
 
 
@@ -507,7 +581,12 @@ ATTACH = [
     ),
     _attach("iso", Context.iso, OK, flags=READ_ONLY | NO_LETTER),
     _attach(
-        "iso without READ_ONLY", Context.iso, INVALID_PARAMETER, ACCESS_DENIED, flags=0
+        "iso without READ_ONLY",
+        Context.iso,
+        INVALID_PARAMETER,
+        ACCESS_DENIED,
+        flags=0,
+        kind=Kind.WRONG_TYPE,
     ),
     _attach(
         "iso, no local host",
@@ -515,6 +594,7 @@ ATTACH = [
         INVALID_PARAMETER,
         NOT_SUPPORTED,
         flags=READ_ONLY | NO_LOCAL_HOST,
+        kind=Kind.WRONG_TYPE,
     ),
     _attach("unknown flag", Context.vhd, INVALID_PARAMETER, flags=0x40000000),
     _attach(
@@ -606,6 +686,7 @@ ATTACH = [
         flags=AT_BOOT | PERMANENT,
         source="DESIGN 5.7",
         windows=(),
+        kind=Kind.MISUSE,
     ),
     _attach(
         "read-only handle",
@@ -673,6 +754,7 @@ ATTACH = [
         security_descriptor="D:P(A;;GA;;;AU)",
         source="DESIGN 5.6",
         windows=(OK,),
+        kind=Kind.MISUSE,
     ),
     _attach(
         "malformed SDDL",
@@ -696,6 +778,8 @@ def make_row(
     source: str,
     windows: tuple[int, ...] | None = None,
     attaches: bool = False,
+    needs_root: bool = False,
+    kind: Kind | None = None,
 ) -> Row:
     return Row(
         function=function,
@@ -705,6 +789,8 @@ def make_row(
         source=source,
         windows=windows,
         attaches=attaches,
+        needs_root=needs_root,
+        told_kind=kind,
     )
 
 
@@ -930,6 +1016,7 @@ def _information(kind: str, number: int, expect: tuple[int, ...]) -> Row:
         expect=expect,
         source="API.md 2.6",
         windows=None if sure else expect + _UNDOCUMENTED,
+        told_kind=Kind.WRONG_TYPE if expect == (NOT_SUPPORTED,) else None,
     )
 
 

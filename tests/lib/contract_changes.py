@@ -1,7 +1,8 @@
 """The rows of the contract for what changes whole images, or tells of them.
 
-Merging, what is set in an image, its metadata, what lies on what, and the
-functions for which there is no published format.  See contract.py.
+Merging, chains put together by the caller, what is set in an image, its
+metadata, what lies on what, and the functions for which there is no published
+format.  See contract.py.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from collections.abc import Callable
 
 from contract import (
     ACCESS_DENIED,
+    FILE_NOT_FOUND,
     ID_MISMATCH,
     INVALID_PARAMETER,
     INVALID_STATE,
     INVALID_TYPE,
     MASK_ALL,
-    MASK_READ,
     METADATA_FULL,
+    NO_LOCAL_HOST,
     NOT_FOUND,
     NOT_SUPPORTED,
     NOT_VIRTUAL_DISK,
@@ -25,6 +27,7 @@ from contract import (
     Row,
     make_row,
 )
+from contract_kinds import Kind
 
 from virtdisk import _virtdisk as api
 
@@ -109,11 +112,63 @@ MERGE = [
         windows=(),
         attaches=True,
     ),
-    _merge(
-        "handle for information",
-        lambda c: c.open("vhdx child", version=2, get_info_only=True),
-        ACCESS_DENIED,
-        source="API.md 2.7 (the code inferred)",
+]
+
+
+def _add_twice(c: Context) -> None:
+    handle = c.custom_chain()
+    api.AddVirtualDiskParent(handle, c.path("vhdx"))
+    api.AddVirtualDiskParent(handle, c.path("another vhdx"))
+
+
+def _add_to_attached(c: Context) -> None:
+    handle = c.custom_chain()
+    api.AddVirtualDiskParent(handle, c.path("vhdx"))
+    c.attach(handle, flags=NO_LOCAL_HOST)
+    api.AddVirtualDiskParent(handle, c.path("another vhdx"))
+
+
+def _add(
+    name: str,
+    parent: str,
+    *expect: int,
+    child: str = "vhdx child",
+    source: str = "API.md 2.8 (inferred)",
+    windows: tuple[int, ...] | None = (),
+) -> Row:
+    return make_row(
+        "AddVirtualDiskParent",
+        name,
+        lambda c: api.AddVirtualDiskParent(
+            c.open(child, version=2, flags=0x10), c.path(parent)
+        ),
+        *expect,
+        source=source,
+        windows=windows,
+    )
+
+
+ADD_PARENT = [
+    _add("the parent", "vhdx", OK, source="API.md 2.7", windows=None),
+    _add("the parent of another", "another vhdx", ID_MISMATCH),
+    _add("a file that is not there", "missing.vhdx", FILE_NOT_FOUND),
+    _add("of another format", "vhd", INVALID_TYPE),
+    _add("of an image that has none", "another vhdx", INVALID_TYPE, child="vhdx"),
+    make_row(
+        "AddVirtualDiskParent",
+        "when none is missing",
+        _add_twice,
+        INVALID_TYPE,
+        source="API.md 2.8 (inferred)",
+        windows=(),
+        kind=Kind.WRONG_STATE,
+    ),
+    make_row(
+        "AddVirtualDiskParent",
+        "attached",
+        _add_to_attached,
+        INVALID_STATE,
+        source="API.md 2.8 (inferred)",
         windows=(),
     ),
 ]
@@ -127,6 +182,7 @@ def _set(
     source: str = "API.md 2.7",
     windows: tuple[int, ...] | None = None,
     attaches: bool = False,
+    kind: Kind | None = None,
     **values: object,
 ) -> Row:
     return make_row(
@@ -137,6 +193,7 @@ def _set(
         source=source,
         windows=windows,
         attaches=attaches,
+        kind=kind,
     )
 
 
@@ -212,6 +269,7 @@ SET_INFORMATION = [
         NOT_SUPPORTED,
         source="API.md 1.3: VHDX only (the code inferred)",
         windows=(),
+        kind=Kind.WRONG_TYPE,
         vhd_physical_sector_size=4096,
     ),
     _set(
@@ -221,14 +279,8 @@ SET_INFORMATION = [
         NOT_SUPPORTED,
         source="no published format",
         windows=(),
+        kind=Kind.WRONG_TYPE,
         change_tracking_enabled=True,
-    ),
-    _set(
-        "without METAOPS",
-        lambda c: c.open("vhdx", access_mask=MASK_READ),
-        5,
-        ACCESS_DENIED,
-        virtual_disk_id=ITEM,
     ),
     _set(
         "attached",
@@ -279,6 +331,7 @@ METADATA = [
             NOT_SUPPORTED,
             source="API.md 2.7: VHDX only (the code inferred)",
             windows=(),
+            kind=Kind.WRONG_TYPE,
         )
         for name, act in _METADATA
     ),
@@ -312,6 +365,7 @@ METADATA = [
         METADATA_FULL,
         source="API.md 2.7 (the limit is [MS-VHDX] 2.6.1.2)",
         windows=(),
+        kind=Kind.MISUSE,
     ),
 ]
 
@@ -353,6 +407,7 @@ DEPENDENCY = [
         INVALID_PARAMETER,
         source="API.md 1.4 (the code inferred)",
         windows=(),
+        kind=Kind.WRONG_TYPE,
     ),
     make_row(
         "GetStorageDependencyInformation",
@@ -364,51 +419,109 @@ DEPENDENCY = [
 ]
 
 
-_REFUSED: list[tuple[str, Callable[[Context], object]]] = [
-    (
-        "QueryChangesVirtualDisk",
-        lambda c: api.QueryChangesVirtualDisk(c.vhdx(), "rctX:1", 0, 1 << 20),
+#: What has no published format: a good call of each, with these flags.
+REFUSED_CALLS: dict[str, Callable[[Context, api.Handle, int], object]] = {
+    "QueryChangesVirtualDisk": lambda _, handle, flags: api.QueryChangesVirtualDisk(
+        handle, "rctX:1", 0, 1 << 20, flags=flags
     ),
-    ("TakeSnapshotVhdSet", lambda c: api.TakeSnapshotVhdSet(c.vhdx(), ITEM)),
-    ("DeleteSnapshotVhdSet", lambda c: api.DeleteSnapshotVhdSet(c.vhdx(), ITEM)),
-    ("ModifyVhdSet", lambda c: api.ModifyVhdSet(c.vhdx(), 2, snapshot_id=ITEM)),
-    ("ApplySnapshotVhdSet", lambda c: api.ApplySnapshotVhdSet(c.vhdx(), ITEM, ITEM)),
-    (
-        "ForkVirtualDisk",
-        lambda c: api.ForkVirtualDisk(c.vhdx(), c.path("fork.vhdx"), api.Overlapped()),
+    "TakeSnapshotVhdSet": lambda _, handle, flags: api.TakeSnapshotVhdSet(
+        handle, ITEM, flags=flags
     ),
-    ("CompleteForkVirtualDisk", lambda c: api.CompleteForkVirtualDisk(c.vhdx())),
-]
+    "DeleteSnapshotVhdSet": lambda _, handle, flags: api.DeleteSnapshotVhdSet(
+        handle, ITEM, flags=flags
+    ),
+    "ModifyVhdSet": lambda _, handle, flags: api.ModifyVhdSet(
+        handle, 2, snapshot_id=ITEM, flags=flags
+    ),
+    "ApplySnapshotVhdSet": lambda _, handle, flags: api.ApplySnapshotVhdSet(
+        handle, ITEM, ITEM, flags=flags
+    ),
+    "ForkVirtualDisk": lambda c, handle, flags: api.ForkVirtualDisk(
+        handle, c.path("fork.vhdx"), api.Overlapped(), flags=flags
+    ),
+    "CompleteForkVirtualDisk": lambda _, handle, flags: api.CompleteForkVirtualDisk(
+        handle
+    ),
+}
+#: The flags that they have (API.md 1.4); CompleteForkVirtualDisk takes none.
+_FLAGS = {
+    "QueryChangesVirtualDisk": 0,
+    "TakeSnapshotVhdSet": 1,
+    "DeleteSnapshotVhdSet": 1,
+    "ModifyVhdSet": 1,
+    "ApplySnapshotVhdSet": 1,
+    "ForkVirtualDisk": 1,
+}
 
-#: What has no published format.
+
+def _refused(
+    function: str,
+    name: str,
+    call: Callable[[Context], object],
+    *,
+    well_formed: bool = True,
+    source: str = "no published format",
+) -> Row:
+    return make_row(
+        function,
+        name,
+        call,
+        NOT_SUPPORTED if well_formed else INVALID_PARAMETER,
+        source=source,
+        windows=(),
+        kind=Kind.WRONG_TYPE if well_formed else Kind.MISUSE,
+    )
+
+
+def _refused_flags(function: str, flags: int) -> Callable[[Context], object]:
+    return lambda c: REFUSED_CALLS[function](c, c.vhdx(), flags)
+
+
 REFUSED = [
     *(
-        make_row(
-            name,
-            "any use",
-            call,
-            NOT_SUPPORTED,
-            source="no published format",
-            windows=(),
+        _refused(function, "of a VHDX", _refused_flags(function, 0))
+        for function in REFUSED_CALLS
+    ),
+    *(
+        _refused(function, "with all its flags", _refused_flags(function, flags))
+        for function, flags in _FLAGS.items()
+        if flags
+    ),
+    *(
+        _refused(
+            function,
+            "an unknown flag",
+            _refused_flags(function, flags + 1),
+            well_formed=False,
+            source="API.md 1.4",
         )
-        for name, call in _REFUSED
+        for function, flags in _FLAGS.items()
     ),
-    make_row(
-        "DeleteSnapshotVhdSet",
-        "flags",
-        lambda c: api.DeleteSnapshotVhdSet(c.vhdx(), ITEM, flags=2),
-        INVALID_PARAMETER,
-        source="API.md 1.4",
-        windows=(),
+    _refused(
+        "ModifyVhdSet",
+        "the path of a snapshot",
+        lambda c: api.ModifyVhdSet(
+            c.vhdx(), 1, snapshot_id=ITEM, snapshot_file_path=c.path("a.avhdx")
+        ),
     ),
-    make_row(
+    _refused(
+        "ModifyVhdSet",
+        "the path of snapshots",
+        lambda c: api.ModifyVhdSet(c.vhdx(), 3, default_file_path=str(c.directory)),
+    ),
+    _refused(
+        "QueryChangesVirtualDisk",
+        "an identifier of 256 characters",
+        lambda c: api.QueryChangesVirtualDisk(c.vhdx(), "x" * 256, 0, 512),
+        source="API.md 1.3",
+    ),
+    _refused(
         "QueryChangesVirtualDisk",
         "an identifier of 257 characters",
         lambda c: api.QueryChangesVirtualDisk(c.vhdx(), "x" * 257, 0, 512),
-        INVALID_PARAMETER,
+        well_formed=False,
         source="API.md 1.3",
-        windows=(),
     ),
 ]
 
-ROWS = MERGE + SET_INFORMATION + METADATA + DEPENDENCY + REFUSED
+ROWS = MERGE + ADD_PARENT + SET_INFORMATION + METADATA + DEPENDENCY + REFUSED

@@ -6,12 +6,15 @@ As contract.py: creating and mirroring.
 from __future__ import annotations
 
 from contract import (
-    ACCESS_DENIED,
+    ABORTED,
+    FILE_EXISTS,
     FILE_NOT_FOUND,
     INVALID_PARAMETER,
+    INVALID_SIZE,
     INVALID_STATE,
     INVALID_TYPE,
     MASK_ALL,
+    MASK_READ,
     NO_LOCAL_HOST,
     NOT_SUPPORTED,
     OK,
@@ -22,12 +25,10 @@ from contract import (
     Context,
     Row,
 )
+from contract_kinds import Kind
 
 from virtdisk import _virtdisk as api
 
-FILE_EXISTS = 80
-INVALID_SIZE = 0xC03A0012
-ABORTED = 995
 MIB = 1 << 20
 SIZE = 8 * MIB
 FIXED, PREVENT_WRITES, NO_METADATA, BACKING, SPARSE = 1, 2, 4, 8, 0x80
@@ -41,6 +42,7 @@ def _create(
     copy_of: str | None = None,
     source: str = "API.md 2.5",
     windows: tuple[int, ...] | None = None,
+    kind: Kind | None = None,
     **arguments: object,
 ) -> Row:
     def run(context: Context) -> None:
@@ -63,6 +65,7 @@ def _create(
         expect=expect,
         source=source,
         windows=windows,
+        told_kind=kind,
     )
 
 
@@ -137,7 +140,21 @@ CREATE = [
         source="api/create.c (inferred)",
         windows=(),
     ),
-    _create("the storage of a VHD Set", NOT_SUPPORTED, flags=BACKING, windows=()),
+    _create(
+        "the storage of a VHD Set",
+        NOT_SUPPORTED,
+        flags=BACKING,
+        windows=(),
+        kind=Kind.WRONG_TYPE,
+    ),
+    _create(
+        "an iso",
+        NOT_SUPPORTED,
+        target="new.iso",
+        source="API.md 1.4: CREATE is not for ISO (the code inferred)",
+        windows=(),
+        kind=Kind.WRONG_TYPE,
+    ),
     _create("a device nobody has", PROVIDER_NOT_FOUND, device_id=77),
     _create("a name of no type", PROVIDER_NOT_FOUND, target="new.bin"),
     _create("a VHDX by another name", OK, target="new.bin", device_id=VHDX),
@@ -153,6 +170,7 @@ def _mirror(
     ends: str = "break",
     source: str = "API.md 2.7",
     windows: tuple[int, ...] | None = None,
+    kind: Kind | None = None,
     attached: bool = False,
     flags: int = 0,
     **arguments: object,
@@ -183,6 +201,7 @@ def _mirror(
         expect=expect,
         source=source,
         windows=windows,
+        told_kind=kind,
     )
 
 
@@ -205,8 +224,19 @@ MIRROR = [
         flags=2,
         source="api/mirror.c (inferred)",
         windows=(),
+        kind=Kind.MISUSE,
     ),
-    _mirror("opened read-only", ACCESS_DENIED, read_only=True, windows=()),
+    _mirror(
+        "an iso",
+        INVALID_PARAMETER,
+        image="iso",
+        version=1,
+        access_mask=MASK_READ,
+        rw_depth=0,
+        source="API.md 2.7: a handle of version 2, which no ISO has",
+        windows=(),
+        kind=Kind.WRONG_TYPE,
+    ),
 ]
 
 
