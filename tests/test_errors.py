@@ -337,6 +337,8 @@ def test_round_trip_in_another_process() -> None:
         (6002, "win32", ["cipher /d"]),
         (0xC03A000D, "win32", ["parents=False", "reconnect"]),
         (0xC03A000D, "linux", ["reconnect", "VIRTDISK_PARENT_ROOTS"]),
+        (0xC03A0018, "linux", ["virtdisk.chain()"]),
+        (0xC03A0019, "win32", ["virtdisk.chain()"]),
         (80, "linux", ["another name"]),
         (112, "win32", ["space"]),
         (995, "linux", ["again"]),

@@ -43,6 +43,10 @@ _IN_USE: Final = (
     "find out who holds the image: a virtual machine, a backup, or an earlier"
     " attachment (see virtdisk.attached())"
 )
+_SEE_CHAIN: Final = (
+    "virtdisk.chain() lists its parents as far as they are sound: mend the first"
+    " with an error"
+)
 _NOT_ATTACHED: Final = "attach it first; virtdisk.attached() lists what is"
 
 # What would help, by name; None where only the caller can know.
@@ -101,6 +105,8 @@ _REMEDIES: Final[dict[str, str]] = {
     "ERROR_VHD_PARENT_VHD_ACCESS_DENIED": (
         "use an account that may read the parent image"
     ),
+    "ERROR_VHD_DIFFERENCING_CHAIN_CYCLE_DETECTED": _SEE_CHAIN,
+    "ERROR_VHD_DIFFERENCING_CHAIN_ERROR_IN_PARENT": _SEE_CHAIN,
     "ERROR_VIRTDISK_PROVIDER_NOT_FOUND": (
         "check that the file is a VHD, VHDX or ISO image; name its type with"
         " storage_type= if its content does not show it"
