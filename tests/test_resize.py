@@ -16,12 +16,13 @@ import random
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 
 import pytest
 from devices import eventually
 from engine_build import Build, run
-from images import MIB, Kind, Tool, running
+from images import GIB, MIB, Kind, Tool, running
 from support import LINUX, pattern, require_loop, require_root, require_tool
 
 import virtdisk
@@ -30,6 +31,7 @@ from virtdisk import VirtualDiskError, _virtdisk
 pytestmark = pytest.mark.skipif(not LINUX, reason="the engine is for Linux")
 
 UNSAFE, SMALLEST = 1, 2
+FIXED, SPARSE_FILE = 1, 0x80
 NO_LOCAL_HOST = 8
 SHARING_VIOLATION = 32
 INVALID_PARAMETER = 87
@@ -142,6 +144,44 @@ def test_larger(
     tool.write(200 * MIB - 4096, b"last" * 1024)
     tool.close()
     assert content_of(tool, path)[-4096:] == b"last" * 1024
+
+
+def bat_length(path: pathlib.Path) -> int:
+    """Of a VHDX's BAT region, in bytes ([MS-VHDX] 2.2.3)."""
+    bat = uuid.UUID("2DC27766-F623-4200-9D64-115E9BFD4A08").bytes_le
+    with path.open("rb") as file:
+        file.seek(192 << 10)
+        table = file.read(64 << 10)
+    return int.from_bytes(table[table.index(bat) + 24 :][:4], "little")
+
+
+def test_a_fixed_image_whose_table_moves(tool: Tool, tmp_path: pathlib.Path) -> None:
+    """1 MiB of BAT is for 128 GiB in blocks of 1 MiB, less its bitmap entries."""
+    qemu_io = require_tool("qemu-io", package="qemu-utils")
+    path = tmp_path / "disk.vhdx"
+    before, after = 127 * GIB, 129 * GIB
+    _virtdisk.CreateVirtualDisk(
+        str(path),
+        maximum_size=before,
+        block_size_in_bytes=MIB,
+        flags=FIXED | SPARSE_FILE,
+    ).close()
+    assert bat_length(path) == MIB
+    tool.open(path, "write")
+    for at in (0, before - 4096):
+        tool.write(at, b"\x11" * 4096)
+    tool.close()
+    expand(path, after)
+    assert bat_length(path) == 2 * MIB
+    tool.open(path, "write")
+    tool.write(after - 4096, b"\x22" * 4096)
+    tool.close()
+    assert qemu_size(path) == after
+    expected = [(0x11, 0), (0x11, before - 4096), (0, before), (0x22, after - 4096)]
+    for value, at in expected:
+        command = f"read -P {value} {at} 4096"
+        answer = run([qemu_io, "-r", "-f", "vhdx", "-c", command, str(path)])
+        assert "verification failed" not in answer.stdout
 
 
 def test_expand_is_for_more_only(tool: Tool, tmp_path: pathlib.Path) -> None:
