@@ -7,6 +7,7 @@ end when a test says so; then with the engine.
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import pathlib
@@ -197,6 +198,73 @@ def test_end_of_the_loop_cancels(api: Recorder, tmp_path: pathlib.Path) -> None:
     asyncio.run(main())
     assert api.overlapped[-1].cancelled
     assert not api.overlapped[-1].pending
+
+
+@linux_only
+def test_loop_that_is_closed_too_early_cancels(
+    api: Recorder, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task is destroyed, of which asyncio complains, and nothing else."""
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> aio.DiskOperation:
+        operation = aio.create(tmp_path / "a.vhd", 1 << 30)
+        await begun(operation, api)
+        return operation
+
+    operation = loop.run_until_complete(begin())
+    loop.close()
+    del operation
+    gc.collect()
+    assert api.overlapped[-1].cancelled
+    assert api.handles[-1].closed
+    assert ignored == []
+
+
+@pytest.mark.parametrize("how", ["attach", "open"])
+def test_attachment_that_is_cancelled_too_late_is_undone(
+    how: str, api: Recorder, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a permanent one, which closing would leave."""
+
+    async def use(disk: aio.VirtualDisk) -> None:
+        operation: aio.Operation[Any] = (
+            disk.attach(permanent=True)
+            if how == "open"
+            else aio.attach(disk.path, permanent=True)
+        )
+        await begun(operation, api)
+        overlapped = api.overlapped[-1]
+        monkeypatch.setattr(overlapped, "cancel", lambda: overlapped.finish(0))
+        operation.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await operation
+        assert api.names()[-2:] == ["AttachVirtualDisk", "DetachVirtualDisk"]
+        assert "permanently" not in repr(disk)
+
+    run(use, tmp_path)
+
+
+def test_new_image_that_is_cancelled_too_late_is_removed(
+    api: Recorder, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new.vhd"
+
+    async def main() -> None:
+        operation = aio.create(new, 1 << 30)
+        await begun(operation, api)
+        new.write_bytes(b"whole")
+        overlapped = api.overlapped[-1]
+        monkeypatch.setattr(overlapped, "cancel", lambda: overlapped.finish(0))
+        operation.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await operation
+
+    asyncio.run(main())
+    assert api.handles[-1].closed
+    assert not new.exists()
 
 
 def test_outside_of_a_loop(api: Recorder, tmp_path: pathlib.Path) -> None:

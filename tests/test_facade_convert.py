@@ -192,6 +192,30 @@ def test_interrupted_copy_leaves_nothing(
 
 
 @linux_only
+@pytest.mark.parametrize("target", ["out.raw", "out.vhd", "out.vhdx"])
+@pytest.mark.parametrize("source", ["in.vhd", "in.bin"])
+def test_copy_that_is_given_up_at_its_end_leaves_nothing(
+    source: str, target: str, tmp_path: pathlib.Path
+) -> None:
+    """Whether it was too late, because it was over already, or not."""
+    image = make_vhd(tmp_path / source, 5 * MIB)
+
+    def refuse_the_last(current: int, completion: int) -> None:
+        if current == completion:
+            raise ZeroDivisionError
+
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError):
+            virtdisk.convert(
+                image,
+                tmp_path / target,
+                source_type="raw" if source == "in.bin" else None,
+                progress=refuse_the_last,
+            )
+        assert os.listdir(tmp_path) == [source]
+
+
+@linux_only
 @pytest.mark.parametrize("unnamed", [True, False])
 def test_copy_without_names(
     unnamed: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

@@ -229,6 +229,24 @@ def test_failed_create_leaves_nothing(
     assert path.exists() == (existed or not windows)
 
 
+def test_create_that_is_given_up_too_late_leaves_nothing(
+    api: Recorder, tmp_path: pathlib.Path
+) -> None:
+    target = tmp_path / "new.vhd"
+    api.steps = [(3, 7)]
+
+    def make_and_raise(current: int, completion: int) -> None:
+        target.write_bytes(b"whole")
+        if current == completion:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        virtdisk.create(target, 1 << 30, progress=make_and_raise)
+    assert not api.overlapped[0].cancelled
+    assert api.handles[0].closed
+    assert not target.exists()
+
+
 def test_create_that_does_not_begin(api: Recorder, tmp_path: pathlib.Path) -> None:
     api.fail["CreateVirtualDisk"] = 80
     with pytest.raises(virtdisk.ImageExistsError) as caught:
@@ -382,6 +400,24 @@ def test_mirror_that_is_interrupted_is_given_up(
     assert api.names() == ["MirrorVirtualDisk"]
     assert api.overlapped[0].cancelled
     assert disk.path == before
+
+
+def test_mirror_that_is_interrupted_too_late_is_the_copy(
+    api: Recorder, disk: virtdisk.VirtualDisk, tmp_path: pathlib.Path
+) -> None:
+    """The handle stands for the copy, and so does the path."""
+    target = tmp_path / "copy.vhd"
+
+    def interrupt_after(current: int, completion: int) -> None:
+        if current == completion:
+            api.interrupt = KeyboardInterrupt()
+
+    api.endless, api.steps = True, [(0, 9), (9, 9), (9, 9)]
+    with pytest.raises(KeyboardInterrupt):
+        disk.mirror(target, progress=interrupt_after)
+    assert api.names() == ["MirrorVirtualDisk", "BreakMirrorVirtualDisk"]
+    assert not api.overlapped[0].cancelled
+    assert disk.path == str(target)
 
 
 def test_mirror_that_fails(

@@ -189,6 +189,9 @@ class _SystemCall(Call[None]):
     def finish(self) -> None:
         self._creation.finish().close()
 
+    def undo(self) -> None:
+        self._creation.undo()
+
     def fail(self, error: BaseException) -> None:
         self._creation.fail(error)
         if not isinstance(error, VirtualDiskError):
@@ -200,6 +203,10 @@ class _SystemCall(Call[None]):
 class _CopyCall(Call[None]):
     """A copy made here, in threads."""
 
+    def __init__(self, source: str, target: str) -> None:
+        super().__init__(source)
+        self._target = target
+
     def begin(self) -> Pending:
         return _copy.Work(self.copy)
 
@@ -210,13 +217,16 @@ class _CopyCall(Call[None]):
     def finish(self) -> None:
         return None
 
+    def undo(self) -> None:
+        with contextlib.suppress(OSError):
+            os.remove(self._target)
+
 
 class _ToRawCall(_CopyCall):
     """A raw file made of anything."""
 
     def __init__(self, source: str, target: str, *, raw: bool) -> None:
-        super().__init__(source)
-        self._target = target
+        super().__init__(source, target)
         self._raw = raw
 
     def copy(self, meter: _copy.Meter) -> None:
@@ -235,8 +245,7 @@ class _FromRawCall(_CopyCall):
     """An image made of a raw file that the system does not take."""
 
     def __init__(self, source: str, target: str, arguments: dict[str, Any]) -> None:
-        super().__init__(source)
-        self._target = target
+        super().__init__(source, target)
         self._arguments = arguments
 
     def copy(self, meter: _copy.Meter) -> None:

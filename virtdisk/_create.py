@@ -75,6 +75,12 @@ class _CreateCall(Call[VirtualDisk]):
             return not os.path.lexists(self.path)
         return error.winerror == _SHARING_VIOLATION
 
+    def undo(self) -> None:
+        assert self._handle is not None
+        self._handle.close()
+        with contextlib.suppress(OSError):
+            os.remove(self._target)
+
     def fail(self, error: BaseException) -> None:
         super().fail(error)
         if isinstance(error, VirtualDiskError) and self._is_of_related(error):
@@ -273,7 +279,8 @@ def create(
         ValueError: Arguments that contradict each other, a size, block size or
             sector size that the format does not have, or a name that does not
             say what to make.
-        KeyboardInterrupt: After Ctrl-C, when the operation is over.
+        KeyboardInterrupt: After Ctrl-C, when the operation is over and
+            nothing is left of the image.
         VirtualDiskError: winerror 80 if the file exists, 2 or 3 if its folder,
             parent or source does not, 87 for a size below the source's, 112
             without space for a fixed one, 32 if the parent or source is being

@@ -14,6 +14,7 @@ GetAllAttachedVirtualDiskPhysicalPaths of virtdisk.h.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import warnings
@@ -176,6 +177,11 @@ class _AttachCall(Call[None]):
 
     def finish(self) -> None:
         self._disk._note_attached(self._flags, self._length)
+
+    def undo(self) -> None:
+        self.finish()
+        with contextlib.suppress(VirtualDiskError):
+            self._disk.detach()
 
     def fail(self, error: BaseException) -> None:
         super().fail(error)

@@ -81,6 +81,10 @@ class _MirrorCall(_HandleCall):
     def finish(self) -> None:
         self._disk._path = self._target
 
+    def undo(self) -> None:
+        # It was broken off: the disk is the copy, and stays that.
+        self.finish()
+
 
 def compact_call(
     disk: Maintenance, *, zero_scan: bool, block_moves: bool
@@ -364,7 +368,8 @@ class Maintenance:
 
         When everything is copied the mirror is broken off: this object then
         stands for the copy, also its ``path``.  The first image stays as it
-        is.  Ctrl-C gives the mirror up, and this object stays what it was.
+        is.  Ctrl-C before that gives the mirror up, and this object stays what
+        it was.
 
         Args:
             target: The copy.

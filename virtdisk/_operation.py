@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
     ProgressFunction = Callable[[int, int], object]
 
-__all__ = ["Call", "Pending", "Progress", "check_progress", "intervals", "run"]
+__all__ = [
+    "Call",
+    "Pending",
+    "Progress",
+    "check_progress",
+    "give_up",
+    "intervals",
+    "run",
+    "stop",
+]
 
 _SHARING_VIOLATION: Final = 32
 _FIRST_INTERVAL: Final = 0.001
@@ -136,6 +145,16 @@ class Call(Generic[T_co]):
         """
         raise NotImplementedError
 
+    def undo(self) -> None:
+        """Is called before ``fail`` if it succeeded all the same.
+
+        Whoever interrupts it, or raises while its progress is reported, may
+        come too late.  What it has made goes away again where that can be.
+        Raises nothing.
+
+        Source: CancelIoEx, which may find nothing to cancel.
+        """
+
     def fail(self, error: BaseException) -> None:
         """Is called after anything else, when nothing is pending any more.
 
@@ -182,11 +201,45 @@ def intervals() -> Iterator[float]:
         seconds = min(seconds * 2, _LAST_INTERVAL)
 
 
-def _stop(operation: Pending) -> None:
-    """Cancels what is pending and returns when it is over."""
+def stop(operation: Pending) -> None:
+    """Cancels what is pending and returns when it is over.
+
+    Args:
+        operation: Pending, or over already.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C while it waits.
+
+    Source: CancelIoEx, GetOverlappedResult.
+    """
     if operation.pending:
         operation.cancel()
         operation.wait()
+
+
+def _has_succeeded(operation: Pending) -> bool:
+    try:
+        operation.result()
+    except OSError:
+        return False
+    return True
+
+
+def give_up(
+    call: Call[object], operation: Pending | None, error: BaseException
+) -> None:
+    """Leaves a call as one that has failed.
+
+    Args:
+        call: What was to be done.
+        operation: It, over; None if it did not begin.
+        error: What is about to be raised.  Raises nothing.
+
+    Source: GetOverlappedResult.
+    """
+    if operation is not None and _has_succeeded(operation):
+        call.undo()
+    call.fail(error)
 
 
 def _watch(
@@ -242,7 +295,7 @@ def run(call: Call[T_co], progress: ProgressFunction | None = None) -> T_co:
             _watch(call, operation, progress)
     except BaseException as error:
         if operation is not None:
-            _stop(operation)
-        call.fail(error)
+            stop(operation)
+        give_up(call, operation, error)
         raise
     return call.finish()

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Generic, Literal, Self, 
 from virtdisk import _convert, _create, _disk, _maintenance
 from virtdisk._arguments import absolute_path
 from virtdisk._flags import AttachFlag, CreateFlag, MirrorFlag, OpenFlag
-from virtdisk._operation import Call, Pending, Progress, intervals
+from virtdisk._operation import Call, Pending, Progress, give_up, intervals, stop
 
 if TYPE_CHECKING:
     import os
@@ -199,10 +199,16 @@ class Operation(Generic[T_co]):
             if call.endless:
                 await _catch_up(call, self._operation)
             await _finish(self._operation)
+        except GeneratorExit as error:
+            # The loop was closed: nobody is left to tell when it is over.
+            if self._operation is not None:
+                stop(self._operation)
+            give_up(call, self._operation, error)
+            raise
         except BaseException as error:
             if self._operation is not None:
                 await _stop(self._operation)
-            call.fail(error)
+            give_up(call, self._operation, error)
             raise
         return call.finish()
 
@@ -284,6 +290,9 @@ class _Opening(Call["VirtualDisk"]):
     def finish(self) -> VirtualDisk:
         return VirtualDisk(self._call.finish())
 
+    def undo(self) -> None:
+        self._call.undo()
+
     def fail(self, error: BaseException) -> None:
         self._call.fail(error)
 
@@ -302,6 +311,9 @@ class _Attaching(Call["VirtualDisk"]):
     def finish(self) -> VirtualDisk:
         self._call.finish()
         return VirtualDisk(self._disk)
+
+    def undo(self) -> None:
+        self._call.undo()
 
     def fail(self, error: BaseException) -> None:
         self._call.fail(error)
