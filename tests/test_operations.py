@@ -218,10 +218,11 @@ def test_failed_create_leaves_nothing(
         path.touch()
     api.outcome = 112
 
-    def make(name: str, **_: object) -> None:
+    def make(name: str, image: str, /, **arguments: Any) -> None:
         path.touch()
+        arguments["overlapped"].start()
 
-    monkeypatch.setattr(api, "_call", lambda name, path, /, **_: make(name))
+    monkeypatch.setattr(api, "_call", make)
     with pytest.raises(VirtualDiskError) as caught:
         virtdisk.create(path, 1 << 30)
     assert caught.value.winerror == 112
@@ -506,6 +507,19 @@ def test_ctrl_c_cancels_and_waits(
     (overlapped,) = api.overlapped
     assert (overlapped.cancelled, overlapped.pending) == (True, False)
     assert overlapped.code == ABORTED
+
+
+@every_verb
+def test_ctrl_c_when_it_has_just_begun(
+    verb: Callable[..., None], api: Recorder, disk: virtdisk.VirtualDisk
+) -> None:
+    """The interpreter raises it between the call's return and what follows."""
+    api.endless = True
+    api.interrupt_start = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        verb(disk)
+    (overlapped,) = api.overlapped
+    assert (overlapped.cancelled, overlapped.pending) == (True, False)
 
 
 @every_verb

@@ -12,8 +12,10 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -173,6 +175,102 @@ def test_ctrl_c_while_an_image_is_made(tmp_path: pathlib.Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
     assert os.listdir(tmp_path) == ["in.vhd"]
+
+
+def interrupted_after(function: str, verb: Callable[[], object]) -> list[Any]:
+    """Ctrl-C at the moment that a function of the binding returns.
+
+    Returns:
+        The Overlapped that the traceback still holds.
+    """
+
+    def interrupt(_: object, event: str, what: object) -> None:
+        if event == "c_return" and getattr(what, "__name__", "") == function:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    try:
+        sys.setprofile(interrupt)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            verb()
+    finally:
+        sys.setprofile(None)
+    frames = [entry.frame.f_locals for entry in caught.traceback]
+    return [names["overlapped"] for names in frames if "overlapped" in names]
+
+
+def test_ctrl_c_when_a_call_returns(tmp_path: pathlib.Path) -> None:
+    """Nothing goes on behind the back of whoever catches it."""
+    with virtdisk.create(tmp_path / "a.vhdx", 64 * MIB) as disk:
+        begun = interrupted_after("CompactVirtualDisk", disk.compact)
+        assert begun
+        assert not any(overlapped.pending for overlapped in begun)
+
+
+def test_ctrl_c_when_creating_returns(tmp_path: pathlib.Path) -> None:
+    begun = interrupted_after(
+        "CreateVirtualDisk",
+        lambda: virtdisk.create(tmp_path / "a.vhd", 256 * MIB, type="fixed"),
+    )
+    assert begun
+    assert not any(overlapped.pending for overlapped in begun)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        *itertools.product(["create"], ["a.vhd", "a.vhdx"]),
+        *itertools.product(["convert", "convert raw"], ["a.vhd", "a.vhdx", "a.img"]),
+    ],
+)
+def test_progress_that_raises_at_the_end(
+    verb: str, name: str, tmp_path: pathlib.Path
+) -> None:
+    """It is too late to cancel: the finished file is removed."""
+    source = tmp_path / ("in.img" if verb == "convert raw" else "in.vhd")
+    make_vhd(tmp_path / "in.vhd", 4 * MIB)
+    (tmp_path / "in.img").write_bytes(b"x" * 4 * MIB)
+
+    def refuse(current: int, completion: int) -> None:
+        if current < completion:
+            return
+        deadline = time.monotonic() + 30
+        while not (tmp_path / name).exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        raise ZeroDivisionError
+
+    target = tmp_path / name
+    make: dict[str, Callable[[], object]] = {
+        "create": lambda: virtdisk.create(target, 4 * MIB, progress=refuse),
+        "convert": lambda: virtdisk.convert(source, target, progress=refuse),
+        "convert raw": lambda: virtdisk.convert(source, target, progress=refuse),
+    }
+    with pytest.raises(ZeroDivisionError):
+        make[verb]()
+    assert sorted(os.listdir(tmp_path)) == ["in.img", "in.vhd"]
+
+
+def test_copy_with_fewer_threads(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no more can be had, none is left reading what is closed."""
+    data = pattern(24 * MIB)
+    (tmp_path / "in.img").write_bytes(data)
+    start = threading.Thread.start
+    asked: list[threading.Thread] = []
+
+    def start_two(thread: threading.Thread) -> None:
+        asked.append(thread)
+        if len(asked) > 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    virtdisk.convert(tmp_path / "in.img", tmp_path / "out.img", source_type="raw")
+    assert len(asked) == 3
+    assert not any(thread.is_alive() for thread in asked)
+    assert (tmp_path / "out.img").read_bytes() == data
 
 
 # --- convert ----------------------------------------------------------------

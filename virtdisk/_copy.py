@@ -11,6 +11,7 @@ Source: RawSCSIVirtualDisk; lseek(2), SEEK_DATA.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -267,9 +268,12 @@ class _Copy:
 
     def run(self) -> None:
         """Returns when all threads have ended; raises the first failure."""
-        threads = [threading.Thread(target=self._thread) for _ in range(_WORKERS - 1)]
-        for thread in threads:
-            thread.start()
+        threads: list[threading.Thread] = []
+        with contextlib.suppress(RuntimeError):  # fewer than wanted will do
+            for _ in range(_WORKERS - 1):
+                thread = threading.Thread(target=self._thread)
+                thread.start()
+                threads.append(thread)
         self._thread()
         for thread in threads:
             thread.join()
@@ -312,7 +316,11 @@ class Work:
         if sys.platform != "win32":
             self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="virtdisk-copy")
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self.cancel()  # Ctrl-C may come when it has just begun
+            raise
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", -1) >= 0:
@@ -342,6 +350,11 @@ class Work:
         if over:
             self._thread.join()
         return over
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it is over and has not failed."""
+        return self._over.is_set() and self._error is None
 
     def result(self) -> None:
         """Raises what it has failed with."""

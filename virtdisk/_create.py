@@ -76,8 +76,8 @@ class _CreateCall(Call[VirtualDisk]):
         return error.winerror == _SHARING_VIOLATION
 
     def undo(self) -> None:
-        assert self._handle is not None
-        self._handle.close()
+        if self._handle is not None:
+            self._handle.close()
         with contextlib.suppress(OSError):
             os.remove(self._target)
 

@@ -106,7 +106,14 @@ class Call(Generic[T_co]):
         Source: OVERLAPPED.
         """
         overlapped = _virtdisk.Overlapped()
-        self.start(overlapped)
+        try:
+            self.start(overlapped)
+        except BaseException:
+            # Ctrl-C may come when the function has just returned.
+            stop(overlapped)
+            if _has_succeeded(overlapped):
+                self.undo()
+            raise
         return overlapped
 
     def start(self, overlapped: _virtdisk.Overlapped) -> None:
@@ -218,9 +225,10 @@ def stop(operation: Pending) -> None:
 
 
 def _has_succeeded(operation: Pending) -> bool:
+    """False also if it did not begin, or failed with whatever a thread raised."""
     try:
         operation.result()
-    except OSError:
+    except Exception:
         return False
     return True
 

@@ -67,6 +67,7 @@ class RecordedOverlapped:
         self._recorder = recorder
         self._steps = list(recorder.steps)
         self._told = (0, 0)
+        self.started = False
         self.pending = False
         self.cancelled = False
         self.code = recorder.outcome
@@ -82,7 +83,7 @@ class RecordedOverlapped:
         return self.event
 
     def start(self) -> None:
-        self.pending = True
+        self.started = self.pending = True
 
     def finish(self, code: int | None = None) -> None:
         """The system says that it is over."""
@@ -123,6 +124,8 @@ class RecordedOverlapped:
 
     def result(self) -> None:
         assert not self.pending
+        if not self.started:
+            raise ValueError("no operation was started with this Overlapped")
         if self.code:
             raise error_from_code(self.code, "GetOverlappedResult", "/image")
 
@@ -145,6 +148,7 @@ class Recorder:
         self.asking_advances = False  # by a step each time; otherwise waiting does
         self.endless = False  # until cancelled, or a mirror is broken off
         self.interrupt: BaseException | None = None  # raised by the first wait
+        self.interrupt_start: BaseException | None = None  # when one has begun
 
     def _call(self, name: str, path: str | None, /, **arguments: Any) -> None:
         overlapped = arguments.pop("overlapped", None)
@@ -153,6 +157,8 @@ class Recorder:
             raise error_from_code(self.fail[name], name, path)
         if overlapped is not None:
             overlapped.start()
+            if self.interrupt_start is not None:
+                raise self.interrupt_start
 
     def only(self, name: str) -> dict[str, Any]:
         """The arguments of the only call of a function."""
