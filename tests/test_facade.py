@@ -7,11 +7,15 @@ system.  tests/test_facade_real.py has the same face with real devices.
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import os
 import pathlib
+import pickle
 import uuid
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -356,6 +360,25 @@ def test_closed_disk_cannot_be_entered(api: Recorder, tmp_path: pathlib.Path) ->
     disk.close()
     with pytest.raises(ValueError, match="closed"), disk:
         pass
+
+
+# --- Copied objects ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "take",
+    [copy.copy, copy.deepcopy, *(functools.partial(pickle.dumps, protocol=n)
+                                 for n in range(pickle.HIGHEST_PROTOCOL + 1))],
+)  # fmt: skip
+def test_disk_is_not_copied(
+    take: Callable[[object], object], api: Recorder, tmp_path: pathlib.Path
+) -> None:
+    """The end of a copy would be the end of the handle of both."""
+    with virtdisk.open(make_vhd(tmp_path / "a.vhd")) as disk:
+        with pytest.raises(TypeError, match="cannot copy or pickle 'VirtualDisk'"):
+            take(disk)
+        gc.collect()
+        assert not disk.closed
 
 
 # --- Dropped objects --------------------------------------------------------

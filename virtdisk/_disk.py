@@ -19,7 +19,7 @@ import os
 import stat
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, Self
 
 from virtdisk import _info, _virtdisk, _volumes
 from virtdisk._arguments import (
@@ -467,6 +467,11 @@ class VirtualDisk(Maintenance):
                 self.detach()
         finally:
             self.close()
+
+    def __reduce__(self) -> NoReturn:
+        # A copy would close the handle of both.
+        msg = f"cannot copy or pickle {type(self).__name__!r} object"
+        raise TypeError(msg)
 
     def __del__(self) -> None:
         handle: _virtdisk.Handle | None = getattr(self, "_handle", None)
