@@ -159,6 +159,145 @@ def test_folder_that_does_not_exist(tmp_path: pathlib.Path) -> None:
         virtdisk.convert(make_vhd(tmp_path / "a.vhd"), tmp_path / "no" / "out.raw")
 
 
+@linux_only
+def test_folder_that_must_not_be_written(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure names the target, and not how its folder was reached."""
+
+    def refuse(_: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", ".")
+
+    monkeypatch.setattr(_convert, "_open_unnamed", refuse)
+    out = tmp_path / "out.raw"
+    with pytest.raises(PermissionError) as caught:
+        virtdisk.convert(make_vhd(tmp_path / "a.vhd"), out)
+    assert caught.value.filename == str(out)
+    assert os.listdir(tmp_path) == ["a.vhd"]
+
+
+@linux_only
+@pytest.mark.parametrize("unnamed", [True, False])
+@pytest.mark.parametrize(
+    ("target", "number"),
+    [
+        ("x" * 260, errno.ENAMETOOLONG),
+        ("a.vhd/out", errno.ENOTDIR),
+        ("out/", errno.EISDIR),
+        ("..", errno.EEXIST),
+        ("dangling", errno.EEXIST),
+    ],
+)
+def test_target_that_cannot_be(
+    target: str,
+    number: int,
+    unnamed: bool,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is told before anything is read, and names the target."""
+    if not unnamed:
+        monkeypatch.setattr(_convert, "_open_unnamed", lambda _: None)
+    image = make_vhd(tmp_path / "a.vhd", 5 * MIB)
+    (tmp_path / "dangling").symlink_to("nothing")
+    monkeypatch.setattr(_convert, "_source_medium", None)
+    with pytest.raises(OSError) as caught:
+        virtdisk.convert(image, f"{tmp_path}/{target}", type="raw")
+    assert caught.value.errno == number
+    assert caught.value.filename == f"{tmp_path}/{target}"
+    assert caught.value.filename2 is None
+    assert sorted(os.listdir(tmp_path)) == ["a.vhd", "dangling"]
+
+
+@linux_only
+def test_target_that_appears_meanwhile(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, out = make_vhd(tmp_path / "a.vhd", 5 * MIB), tmp_path / "out.raw"
+    before = _copy.copy
+
+    def copy(*arguments: Any) -> None:
+        before(*arguments)
+        out.write_bytes(b"precious")
+
+    monkeypatch.setattr(_copy, "copy", copy)
+    with pytest.raises(FileExistsError) as caught:
+        virtdisk.convert(image, out)
+    assert (caught.value.filename, caught.value.filename2) == (str(out), None)
+    assert out.read_bytes() == b"precious"
+
+
+@linux_only
+@pytest.mark.parametrize("target", ["out.raw", "out.vhd", "out.vhdx"])
+@pytest.mark.parametrize("kind", ["fifo", "folder", "/dev/zero", "/dev/null"])
+def test_raw_source_without_an_end(
+    kind: str, target: str, tmp_path: pathlib.Path
+) -> None:
+    """A FIFO would wait for ever, the others have no content of their own."""
+    source = tmp_path / "source"
+    if kind == "fifo":
+        os.mkfifo(source)
+    elif kind == "folder":
+        source.mkdir()
+    else:
+        source = pathlib.Path(kind)
+    with pytest.raises(OSError, match="Neither a file") as caught:
+        virtdisk.convert(source, tmp_path / target, source_type="raw")
+    assert caught.value.filename == str(source)
+    assert not (tmp_path / target).exists()
+
+
+@linux_only
+@pytest.mark.parametrize("size", [3 * MIB + 1, 5 * MIB - 100, 5 * MIB + 512])
+@pytest.mark.parametrize("target", ["out.vhd", "out.vhdx"])
+@pytest.mark.parametrize("name", ["in.img", "in.bin"])
+@pytest.mark.parametrize("sector", [None, 4096])
+def test_odd_end_of_a_raw_file(
+    sector: int | None, name: str, target: str, size: int, tmp_path: pathlib.Path
+) -> None:
+    """It is filled up with zeros, however it is told to be raw."""
+    if sector and target == "out.vhd":
+        sector = 512
+    source, out, back = (tmp_path / each for each in (name, target, "back.raw"))
+    source.write_bytes(pattern(size))
+    raw: Any = None if name == "in.img" else "raw"
+    unit = sector or 512
+    virtdisk.convert(source, out, source_type=raw, sector_size=sector)
+    kind = "vpc" if target == "out.vhd" else "vhdx"
+    # QEMU knows no other sectors.
+    if unit == 512:
+        qemu_img("convert", "-f", kind, "-O", "raw", out, back)
+    else:
+        virtdisk.convert(out, back)
+    content = back.read_bytes()
+    assert content[:size] == source.read_bytes()
+    assert set(content[size:]) <= {0}
+    with virtdisk.open(out, info_only=True) as disk:
+        assert disk.info.virtual_size == size + -size % unit
+        assert disk.info.sector_size == unit
+
+
+@linux_only
+@pytest.mark.parametrize("size", [0, 1, 512, 3 * MIB - 512, 3 * MIB - 1])
+@pytest.mark.parametrize("target", ["out.vhd", "out.vhdx"])
+@pytest.mark.parametrize("name", ["in.img", "in.bin"])
+def test_raw_source_that_is_too_small(
+    name: str, target: str, size: int, tmp_path: pathlib.Path
+) -> None:
+    """3 MiB is the least; the failure says so."""
+    source = tmp_path / name
+    source.write_bytes(bytes(size))
+    raw: Any = None if name == "in.img" else "raw"
+    if size == 3 * MIB - 1:  # of which whole sectors are made
+        virtdisk.convert(source, tmp_path / target, source_type=raw)
+        return
+    with pytest.raises(VirtualDiskError) as caught:
+        virtdisk.convert(source, tmp_path / target, source_type=raw)
+    assert caught.value.winerror in {87, 0xC03A0012}
+    assert "3 MiB" in (caught.value.remedy or "")
+    assert os.listdir(tmp_path) == [name]
+
+
 class Stopping:
     """A progress function that raises once it is under way."""
 

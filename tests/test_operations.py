@@ -421,6 +421,23 @@ def test_mirror_that_is_interrupted_too_late_is_the_copy(
     assert disk.path == str(target)
 
 
+@pytest.mark.parametrize(
+    ("code", "named"), [(80, "copy"), (112, "copy"), (3, "copy"), (50, "a"), (5, "a")]
+)
+def test_failure_of_a_mirror_names_who_is_at_fault(
+    code: int,
+    named: str,
+    api: Recorder,
+    disk: virtdisk.VirtualDisk,
+    tmp_path: pathlib.Path,
+) -> None:
+    api.fail["MirrorVirtualDisk"] = code
+    with pytest.raises(VirtualDiskError) as caught:
+        disk.mirror(tmp_path / "copy.vhd")
+    assert caught.value.winerror == code
+    assert (pathlib.Path(caught.value.filename).stem == "copy") is (named == "copy")
+
+
 def test_mirror_that_fails(
     api: Recorder, disk: virtdisk.VirtualDisk, tmp_path: pathlib.Path
 ) -> None:
@@ -683,6 +700,13 @@ def test_metadata_is_a_mapping(api: Recorder, disk: virtdisk.VirtualDisk) -> Non
         items[GUID]
     disk.close()
     assert "closed" in repr(items)
+
+
+def test_metadata_of_an_image_without_can_be_shown(
+    api: Recorder, disk: virtdisk.VirtualDisk
+) -> None:
+    api.fail["EnumerateVirtualDiskMetadata"] = 50
+    assert repr(disk.metadata) == f"<metadata of {disk.path!r}, not to be had>"
 
 
 def test_metadata_of_the_wrong_types(api: Recorder, disk: virtdisk.VirtualDisk) -> None:

@@ -22,7 +22,7 @@ from virtdisk._arguments import WINDOWS, absolute_path
 from virtdisk._create import create_call
 from virtdisk._disk import VirtualDisk
 from virtdisk._disk import open as open_image
-from virtdisk._errors import VirtualDiskError
+from virtdisk._errors import VirtualDiskError, error_from_code
 from virtdisk._flags import AttachFlag, CreateFlag, ProviderSubtype, StorageType
 from virtdisk._geometry import SMALLEST
 from virtdisk._operation import Call, Pending, check_progress, run
@@ -40,16 +40,23 @@ if TYPE_CHECKING:
 __all__ = ["convert", "convert_call"]
 
 _RAW_SUFFIXES: Final = frozenset({".img", ".raw"})
+_INVALID_PARAMETER: Final = 87
+_INVALID_SIZE: Final = 0xC03A0012
 _PROVIDER_NOT_FOUND: Final = 0xC03A0014
 _RAW_REMEDY: Final = (
     "the source must be a VHD, VHDX or ISO image; if it is the content of a disk"
     " itself, say source_type='raw' or name it .img or .raw"
+)
+_SMALL_REMEDY: Final = (
+    "the source is smaller than 3 MiB, which no VHD or VHDX is: create() with a"
+    " size and a source makes an image that is larger than its source"
 )
 _SECTOR: Final = 512
 _BINARY: Final = (
     getattr(os, "O_BINARY", 0)
     | getattr(os, "O_NOINHERIT", 0)
     | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NONBLOCK", 0)
 )
 # What an open() with O_TMPFILE answers where there is no such thing.
 _NO_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
@@ -78,19 +85,68 @@ def _is_raw(path: str, source_type: str | None) -> bool:
     return _is_device(path) or _has_raw_name(path)
 
 
+def _size(path: str) -> int:
+    """Of a file in bytes; that of a sector if nobody can tell."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return _SECTOR
+
+
+def _is_small(path: str) -> bool:
+    """Whether a file is too small a source."""
+    return os.path.isfile(path) and _size(path) < SMALLEST
+
+
 def _is_raw_source(path: str) -> bool:
-    """Whether the system takes it for a raw source."""
-    return _is_device(path) or (not WINDOWS and _is_raw(path, None))
+    """Whether the system takes it for a raw source.
+
+    The engine takes whole sectors only; what is odd is filled up here.
+    """
+    if WINDOWS or _is_device(path):
+        return _is_device(path)
+    size = _size(path)
+    return _is_raw(path, None) and size > 0 and size % _SECTOR == 0
+
+
+def _check_kind(status: os.stat_result, path: str) -> None:
+    """Refuses what has no end: a FIFO would wait, and a terminal too."""
+    kind = status.st_mode
+    if not (WINDOWS or stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
+        raise OSError(errno.EINVAL, "Neither a file nor a block device", path)
 
 
 @contextlib.contextmanager
 def _reading(path: str) -> Iterator[int]:
     """A descriptor of a raw source."""
+    if not WINDOWS:
+        _check_kind(os.stat(path), path)
     descriptor = os.open(path, os.O_RDONLY | _BINARY)
     try:
+        _check_kind(os.fstat(descriptor), path)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Failures name this path, not how it is reached."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def _check_absent(path: str) -> None:
+    """Refuses a target that is there, or cannot be, before anything is read."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        if os.path.basename(path):
+            return
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path) from None
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
 
 @contextlib.contextmanager
@@ -134,6 +190,14 @@ if sys.platform == "win32":
 
 else:
 
+    @contextlib.contextmanager
+    def _open_folder(path: str) -> Iterator[int]:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _BINARY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
     def _open_unnamed(folder: int) -> int | None:
         """A file without a name; None: the file system has no such thing."""
         flags = os.O_TMPFILE | os.O_RDWR | _BINARY
@@ -145,31 +209,33 @@ else:
             return None
 
     @contextlib.contextmanager
-    def _unnamed_file(descriptor: int, folder: int, name: str) -> Iterator[int]:
+    def _unnamed_file(descriptor: int, folder: int, path: str) -> Iterator[int]:
         """A file that gets its name when it is complete."""
         try:
             yield descriptor
             os.fsync(descriptor)
             # With a folder, because only then links are followed.
-            os.link(
-                f"/proc/self/fd/{descriptor}",
-                name,
-                src_dir_fd=folder,
-                dst_dir_fd=folder,
-                follow_symlinks=True,
-            )
+            with _naming(path):
+                os.link(
+                    f"/proc/self/fd/{descriptor}",
+                    os.path.basename(path),
+                    src_dir_fd=folder,
+                    dst_dir_fd=folder,
+                    follow_symlinks=True,
+                )
         finally:
             os.close(descriptor)
 
     @contextlib.contextmanager
     def _new_file(path: str) -> Iterator[int]:
         """A new file, of which nothing is left after a failure."""
-        with _reading(os.path.dirname(path)) as folder:
-            descriptor = _open_unnamed(folder)
+        with _open_folder(os.path.dirname(path)) as folder:
+            with _naming(path):
+                descriptor = _open_unnamed(folder)
             file = (
                 _named_file(path)
                 if descriptor is None
-                else _unnamed_file(descriptor, folder, os.path.basename(path))
+                else _unnamed_file(descriptor, folder, path)
             )
             with file as opened:
                 yield opened
@@ -198,6 +264,8 @@ class _SystemCall(Call[None]):
             return
         if error.winerror == _PROVIDER_NOT_FOUND:
             error.remedy = _RAW_REMEDY
+        elif error.winerror == _INVALID_PARAMETER and _is_small(self.path):
+            error.remedy = _SMALL_REMEDY
 
 
 class _CopyCall(Call[None]):
@@ -230,8 +298,7 @@ class _ToRawCall(_CopyCall):
         self._raw = raw
 
     def copy(self, meter: _copy.Meter) -> None:
-        if os.path.lexists(self._target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._target)
+        _check_absent(self._target)
         with (
             _source_medium(self.path, raw=self._raw) as source,
             _new_file(self._target) as descriptor,
@@ -251,7 +318,10 @@ class _FromRawCall(_CopyCall):
     def copy(self, meter: _copy.Meter) -> None:
         with _reading(self.path) as descriptor:
             size = os.lseek(descriptor, 0, os.SEEK_END)
-            source = _copy.FileMedium(descriptor, size=size + -size % _SECTOR)
+            size += -size % (self._arguments["sector_size"] or _SECTOR)
+            if size < SMALLEST:
+                raise error_from_code(_INVALID_SIZE, "CreateVirtualDisk", self.path)
+            source = _copy.FileMedium(descriptor, size=size)
             disk = run(create_call(self._target, source.size, **self._arguments))
             try:
                 with disk, _private(disk) as target:
@@ -330,7 +400,8 @@ def convert(
     """Copies a disk into an image or file of another kind.
 
     A chain of differencing images becomes one image.  What holds only zeros
-    takes no space in a dynamic image or raw file.  A file that exists is
+    takes no space in a dynamic image or raw file.  A raw source that is no
+    whole number of sectors is filled up with zeros.  A file that exists is
     never overwritten, and after a failure, or Ctrl-C, there is none.
 
     Args:
@@ -356,7 +427,8 @@ def convert(
         ValueError: Arguments that contradict each other, or a name that does
             not say what to make.
         KeyboardInterrupt: After Ctrl-C, when the operation is over.
-        VirtualDiskError: As ``create`` and, of the source, as ``open``.
+        VirtualDiskError: As ``create`` and, of the source, as ``open``;
+            0xC03A0012 or 87 for a source below 3 MiB.
         OSError: A raw file cannot be read or written; FileExistsError if it
             is there already.
 

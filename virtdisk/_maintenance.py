@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from virtdisk import _virtdisk
 from virtdisk._arguments import absolute_path, check_flags, check_integer
+from virtdisk._errors import VirtualDiskError
 from virtdisk._flags import CompactFlag, MirrorFlag, ResizeFlag
 from virtdisk._metadata import Metadata
 from virtdisk._operation import Call, check_progress, run
@@ -42,6 +43,20 @@ _PHYSICAL_SECTOR_SIZE: Final = 4
 _VIRTUAL_DISK_ID: Final = 5
 _CHANGE_TRACKING_STATE: Final = 6
 _PARENT_LOCATOR: Final = 7
+
+
+# What fails a mirror and cannot be the open image's fault.
+_OF_THE_TARGET: Final = frozenset(
+    {
+        2,  # ERROR_FILE_NOT_FOUND
+        3,  # ERROR_PATH_NOT_FOUND
+        80,  # ERROR_FILE_EXISTS
+        112,  # ERROR_DISK_FULL
+        206,  # ERROR_FILENAME_EXCED_RANGE
+        0xC03A0012,  # ERROR_VHD_INVALID_SIZE
+        0xC03A0014,  # ERROR_VIRTDISK_PROVIDER_NOT_FOUND
+    }
+)
 
 
 class _HandleCall(Call[None]):
@@ -84,6 +99,11 @@ class _MirrorCall(_HandleCall):
     def undo(self) -> None:
         # It was broken off: the disk is the copy, and stays that.
         self.finish()
+
+    def fail(self, error: BaseException) -> None:
+        super().fail(error)
+        if isinstance(error, VirtualDiskError) and error.winerror in _OF_THE_TARGET:
+            error.filename = self._target
 
 
 def compact_call(

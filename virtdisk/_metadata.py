@@ -87,5 +87,8 @@ class Metadata(MutableMapping[uuid.UUID, bytes]):
         return isinstance(item, uuid.UUID) and item in self._items()
 
     def __repr__(self) -> str:
-        state = "closed" if self._handle.closed else f"{len(self)} items"
+        try:
+            state = "closed" if self._handle.closed else f"{len(self)} items"
+        except VirtualDiskError:
+            state = "not to be had"
         return f"<metadata of {self._handle.path!r}, {state}>"
