@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -561,6 +562,49 @@ def test_function_that_the_system_lacks(
     monkeypatch.setattr(virtdisk, "attached", failing(error))
     assert cli.main(["list"]) == 1
     assert capsys.readouterr().err == f"virtdisk: {error}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ValueError("no size"), 2), (NotImplementedError("too old"), 1)]
+)
+def test_other_failures_in_json(
+    error: Exception,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(virtdisk, "attached", failing(error))
+    assert cli.main(["list", "--json"]) == code
+    assert json.loads(capsys.readouterr().err) == {
+        "error": None,
+        "code": None,
+        "function": None,
+        "message": str(error),
+        "path": None,
+        "remedy": None,
+    }
+
+
+@pytest.mark.skipif(not LINUX, reason="needs the engine and a shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed: str, tmp_path: pathlib.Path) -> None:
+    """Nobody is told, and no image gets the number of standard error."""
+    source, image = make_vhd(tmp_path / "in.vhd", 5 << 20), tmp_path / "out.raw"
+    words = shlex.join(
+        [sys.executable, "-m", "virtdisk", "convert", str(source), str(image)]
+    )
+    environment = {**os.environ, "VIRTDISK_DEBUG": "all"}
+    for expected in (0, 1):  # then it is there
+        answer = subprocess.run(
+            ["/bin/sh", "-c", f"{words} {closed}"],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert answer.returncode == expected, answer.stderr
+        assert "Traceback" not in answer.stderr
+        assert image.read_bytes() == source.read_bytes()[:-512]
 
 
 def test_interruption(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -370,6 +370,9 @@ def test_access_denied_on_vhdx_speaks_of_the_log(
     remedy = error_from_code(5, "OpenVirtualDisk", name).remedy or ""
     assert "log" in remedy
     assert ("VHDMP/Operational" in remedy) is (platform == "win32")
+    remedy = error_from_code(5, "CreateVirtualDisk", name).remedy or ""
+    assert "folder" in remedy
+    assert "log" not in remedy
 
 
 def test_remedies_are_for_known_names_and_one_line() -> None:

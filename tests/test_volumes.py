@@ -147,6 +147,17 @@ def test_own_files(files: int, named: bool, kernel: pathlib.Path) -> None:
     )
 
 
+def test_nothing_is_known_without_tables(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container without /proc and /sys: none of it may raise."""
+    monkeypatch.setattr(_volumes, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(_volumes, "_SYS_BLOCK", tmp_path / "sys")
+    assert describe_holders("/a.vhd") is None
+    assert describe_users("/dev/loop3") is None
+    assert mount_points("/dev/loop3") == []
+
+
 def test_the_real_tables_can_be_read() -> None:
     """The root file system is mounted; no device of that name exists."""
     assert mount_points("/dev/no-such-device") == []

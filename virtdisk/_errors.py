@@ -44,8 +44,7 @@ _IN_USE: Final = (
     " attachment (see virtdisk.attached())"
 )
 _SEE_CHAIN: Final = (
-    "virtdisk.chain() lists its parents as far as they are sound: mend the first"
-    " with an error"
+    "virtdisk.chain() follows its parents, and names the one that is at fault"
 )
 _NOT_ATTACHED: Final = "attach it first; virtdisk.attached() lists what is"
 
@@ -178,6 +177,10 @@ _REMEDIES_LINUX: Final[dict[str, str]] = {
     "ERROR_GEN_FAILURE": ("set VIRTDISK_DEBUG=all to see the reason on standard error"),
 }
 
+_NOT_MINE: Final = (
+    "use an account that may write to the new image's folder and read its parent"
+    " or source"
+)
 _DIRTY_LOG: Final = (
     "use an account with rights on the image; a VHDX whose log holds"
     " unfinished writes (the last user crashed) must be opened writable once"
@@ -187,8 +190,12 @@ _DIRTY_LOG_WINDOWS: Final = (
 )
 
 
-def _remedy_for(name: str, filename: str | None, platform: str) -> str | None:
+def _remedy_for(
+    name: str, filename: str | None, function: str, platform: str
+) -> str | None:
     """The line that says what would help, or None."""
+    if name == "ERROR_ACCESS_DENIED" and function == "CreateVirtualDisk":
+        return _NOT_MINE
     windows = platform == "win32"
     suffix = os.path.splitext(filename or "")[1].lower()
     if name == "ERROR_ACCESS_DENIED" and suffix in {".vhdx", ".avhdx"}:
@@ -257,7 +264,9 @@ class VirtualDiskError(OSError):
         self.function = function
         self.name = entry.name if entry else None
         self.message = message
-        self.remedy = _remedy_for(entry.name, filename, sys.platform) if entry else None
+        self.remedy = (
+            _remedy_for(entry.name, filename, function, sys.platform) if entry else None
+        )
 
     def __str__(self) -> str:
         """One line, and a second one with the remedy if there is one."""

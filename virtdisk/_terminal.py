@@ -91,7 +91,7 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
-def error_object(error: OSError) -> dict[str, object]:
+def error_object(error: Exception) -> dict[str, object]:
     """An error as JSON tells it.
 
     Args:
@@ -103,12 +103,13 @@ def error_object(error: OSError) -> dict[str, object]:
     Source: winerror.h.
     """
     known = error if isinstance(error, VirtualDiskError) else None
+    system = error if isinstance(error, OSError) else None
     return {
         "error": known and known.name,
         "code": known and known.winerror,
         "function": known and known.function,
-        "message": error.strerror or str(error),
-        "path": error.filename,
+        "message": (system and system.strerror) or str(error),
+        "path": system and system.filename,
         "remedy": known and known.remedy,
     }
 

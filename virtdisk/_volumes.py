@@ -103,13 +103,17 @@ def _stacked(device: str) -> list[str]:
     return sorted(found)
 
 
+def _names(folder: pathlib.Path) -> list[str]:
+    """What a folder holds; nothing if it cannot be read."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
 def _has_open(process: pathlib.Path, nodes: set[str]) -> bool:
     """Whether a process has one of the nodes open."""
-    try:
-        descriptors = os.listdir(process / "fd")
-    except OSError:
-        return False
-    for descriptor in descriptors:
+    for descriptor in _names(process / "fd"):
         try:
             if os.readlink(process / "fd" / descriptor) in nodes:
                 return True
@@ -123,7 +127,7 @@ def _processes(nodes: set[str]) -> list[str]:
     own = str(os.getpid())
     found = {
         name: _text(_PROC / name / "comm").strip()
-        for name in filter(str.isdecimal, os.listdir(_PROC))
+        for name in filter(str.isdecimal, _names(_PROC))
         if name != own and _has_open(_PROC / name, nodes)
     }
     return [f"{comm} ({name})" for name, comm in found.items() if comm != _KEEPER]
@@ -135,9 +139,9 @@ def _own_files(nodes: set[str]) -> int:
     One of them may be the attachment's own hold on the device.
     """
     count = 0
-    for entry in os.scandir(_PROC / "self/fd"):
+    for name in _names(_PROC / "self/fd"):
         try:
-            count += os.readlink(entry.path) in nodes
+            count += os.readlink(_PROC / "self/fd" / name) in nodes
         except OSError:
             continue
     return count

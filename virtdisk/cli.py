@@ -12,7 +12,7 @@ with ``--json``).  Ctrl-C cancels it, and the command ends when it is over.
 Exit codes: 0 done; 1 the operation failed, or ``chain`` has found a broken
 chain; 2 wrong usage; 130 interrupted.  Failures go to standard error: a line
 that says what happened and a line with a remedy, or with ``--json`` one JSON
-object.
+object; words that are no command are answered with the usage.
 
 JSON output is one object (``list`` and ``chain``: one array) on standard
 output.  Its keys are the attributes of ``AttachedImage``, ``ChainLink`` and
@@ -314,7 +314,7 @@ _RUNS: Final = {
 }
 
 
-def _report(error: OSError, *, as_json: bool) -> None:
+def _report(error: Exception, *, as_json: bool) -> None:
     """Says on standard error what went wrong."""
     if as_json:
         print(json.dumps(error_object(error)), file=sys.stderr)
@@ -328,6 +328,13 @@ def _close_output() -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
+
+
+def _open_closed_streams() -> None:
+    """What was closed leads nowhere; its number must not become an image's."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -345,6 +352,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Source: virtdisk.attach, detach, attached and open.
     """
+    _open_closed_streams()
     arguments = build(_RUNS).parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A path that the terminal or pipe has no characters for is no error.
@@ -355,14 +363,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _close_output()
         return FAILED
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:
         _report(error, as_json=arguments.json)
         return FAILED
-    except NotImplementedError as error:
-        print(f"virtdisk: {error}", file=sys.stderr)
-        return FAILED
     except ValueError as error:
-        print(f"virtdisk: {error}", file=sys.stderr)
+        _report(error, as_json=arguments.json)
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
