@@ -28,6 +28,8 @@ DISK_FULL = 112
 UNSUPPORTED_SECTOR_SIZE = 0xC03A001D
 ALREADY_OWNED = 0xC03A001E
 ONLINE_AND_WRITABLE = 0xC03A001F
+INVALID_PARAMETER = 87
+INVALID_SIZE = 0xC03A0012
 INVALID_FILE_SIZE = 0xC03A0013
 GUID = bytes.fromhex("00112233445566778899aabbccddeeff")
 
@@ -84,6 +86,35 @@ def test_child_below_and_beside_its_parent(tmp_path: pathlib.Path) -> None:
         str(other / "child.vhdx"), version=2, parent_path=str(base)
     ) as handle:
         api.AttachVirtualDisk(handle, flags=8)
+
+
+@pytest.mark.parametrize("suffix", [".vhd", ".vhdx"])
+def test_source_of_less_than_3_mib(suffix: str, tmp_path: pathlib.Path) -> None:
+    """No image is that small, but the caller has said nothing wrong."""
+    raw = tmp_path / "floppy.img"
+    raw.write_bytes(pattern(1440 << 10))
+    image = tmp_path / f"new{suffix}"
+    assert code_of(image, source_path=str(raw)) == INVALID_SIZE
+    assert not image.exists()
+    make(image, source_path=str(raw), maximum_size=3 * MIB)
+    os.truncate(raw, 3 * MIB)
+    check_same(image, raw)
+
+
+@pytest.mark.parametrize("suffix", [".vhd", ".vhdx"])
+def test_parent_of_less_than_3_mib(suffix: str, tmp_path: pathlib.Path) -> None:
+    """Other software makes such images; a child is as large as its parent."""
+    parent, child = tmp_path / f"parent{suffix}", tmp_path / f"child{suffix}"
+    kind = "vpc" if suffix == ".vhd" else "vhdx"
+    options = "force_size=on" if suffix == ".vhd" else "block_size=1M"
+    qemu_img("create", "-q", "-f", kind, "-o", options, parent, str(MIB))
+    assert code_of(child, parent_path=str(parent), maximum_size=2 * MIB) == (
+        INVALID_PARAMETER
+    )
+    make(child, parent_path=str(parent), maximum_size=0)
+    with api.OpenVirtualDisk(str(child), version=2) as handle:
+        size = api.GetVirtualDiskInformation(handle, 1)
+    assert size[0] == MIB
 
 
 @pytest.mark.parametrize("flags", [0, NO_METADATA])

@@ -10,7 +10,7 @@ import pathlib
 
 import pytest
 from support import LINUX, pattern, require_loop
-from witness import check_same
+from witness import check_same, qemu_img
 
 from virtdisk import _virtdisk as api
 
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(not LINUX, reason="the engine's behaviour")
 MIB = 1 << 20
 NO_LOCAL_HOST = 8
 NOT_SUPPORTED = 50
+INVALID_SIZE = 0xC03A0012
 
 
 def wait_equal(overlapped: api.Overlapped) -> None:
@@ -78,6 +79,21 @@ def test_disk_with_a_device(source: pathlib.Path) -> None:
         assert refused.value.winerror == NOT_SUPPORTED  # type: ignore[attr-defined]
         api.DetachVirtualDisk(handle)
     assert not source.with_name("x.vhdx").exists()
+
+
+def test_disk_of_less_than_3_mib(tmp_path: pathlib.Path) -> None:
+    """Other software makes such images."""
+    image, mirror = tmp_path / "image.vhd", tmp_path / "mirror.vhd"
+    options = "subformat=fixed,force_size=on"
+    qemu_img("create", "-q", "-f", "vpc", "-o", options, image, str(MIB))
+    with api.OpenVirtualDisk(str(image), version=2) as handle:
+        overlapped = api.Overlapped()
+        api.MirrorVirtualDisk(handle, str(mirror), overlapped)
+        overlapped.wait()
+        with pytest.raises(OSError) as refused:
+            overlapped.result()
+    assert refused.value.winerror == INVALID_SIZE  # type: ignore[attr-defined]
+    assert not mirror.exists()
 
 
 def test_dropped_operation(source: pathlib.Path) -> None:

@@ -282,7 +282,8 @@ def create(
         KeyboardInterrupt: After Ctrl-C, when the operation is over and
             nothing is left of the image.
         VirtualDiskError: winerror 80 if the file exists, 2 or 3 if its folder,
-            parent or source does not, 87 for a size below the source's, 112
+            parent or source does not, 87 for a size below the source's,
+            0xC03A0012 without one if the source has less than 3 MiB, 112
             without space for a fixed one, 32 if the parent or source is being
             written to, a code of 0xC03A… if it is damaged.
 

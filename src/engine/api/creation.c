@@ -22,6 +22,7 @@
 #include "disk/copy.h"
 #include "disk/create.h"
 #include "disk/new_file.h"
+#include "disk/resize.h"
 #include "disk/source.h"
 
 struct vd_creation *
@@ -182,6 +183,11 @@ choose_size(const struct vd_source *source, struct vd_create_request *request)
     if (request->size_bytes == 0) {
         request->size_bytes =
             (source->size_bytes + sector - 1) / sector * sector;
+        /* Inferred: no argument is wrong. */
+        if (request->size_bytes < VD_DISK_SIZE_MIN) {
+            return vd_refuse(ERROR_VHD_INVALID_SIZE,
+                             "the source has less than 3 MiB");
+        }
     }
     if (request->size_bytes < source->size_bytes) {
         return vd_refuse(ERROR_INVALID_PARAMETER,

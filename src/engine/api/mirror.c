@@ -26,6 +26,7 @@
 #include "disk/create.h"
 #include "disk/mirror.h"
 #include "disk/progress.h"
+#include "disk/resize.h"
 
 /* Hints for a network and for a scheduler that are not ours. */
 #define FLAGS_WITHOUT_EFFECT                                                  \
@@ -124,6 +125,10 @@ make_image(struct vd_creation *creation, const struct vd_disk *disk)
         .identifier = info->has_virtual_disk_id ? info->virtual_disk_id
                                                 : info->identifier,
     };
+    if (info->size_bytes < VD_DISK_SIZE_MIN && !child) {
+        return vd_refuse(ERROR_VHD_INVALID_SIZE,
+                         "the disk has less than 3 MiB");
+    }
     vd_error error = vd_create_prepare(creation->format, &creation->file,
                                        child ? disk : NULL, 1, &request);
     if (error) {

@@ -408,7 +408,10 @@ vd_vhdx_create_defaults(struct vd_create_request *request)
         vd_trace(VD_TRACE_FORMAT, "VHDX: more than 64 TiB");
         return ERROR_VHD_INVALID_SIZE;
     }
-    if (request->size_bytes < MINIMUM_SIZE) {
+    /* A parent that somebody else has made may be smaller. */
+    bool as_parent = request->parent != NULL &&
+                     request->size_bytes == request->parent->info.size_bytes;
+    if (request->size_bytes < MINIMUM_SIZE && !as_parent) {
         return refuse("less than 3 MiB");
     }
     struct vhdx_create_request ours = in_our_terms(request);
