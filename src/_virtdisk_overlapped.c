@@ -541,8 +541,9 @@ overlapped_progress(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (code == ERROR_SUCCESS) {
         overlapped_advance(self, &progress);
     }
-    virtdisk_overlapped_leave(self);
-    if (code != ERROR_SUCCESS) {
+    /* A system may have forgotten an operation that is over. */
+    stage = overlapped_settle(self, 1);
+    if (code != ERROR_SUCCESS && stage != STAGE_DONE) {
         return overlapped_raise(self, function, code);
     }
     return known_progress(self, progress.OperationStatus);

@@ -1343,6 +1343,19 @@ def test_a_compact_that_is_awaited_has_been_done(tmp_path: pathlib.Path) -> None
         assert read_disk(handle, size) == before
 
 
+def test_progress_after_the_next_operation(tmp_path: pathlib.Path) -> None:
+    """The engine remembers the last one of a handle; each tells its own."""
+    with api.CreateVirtualDisk(
+        str(tmp_path / "disk.vhdx"), device_id=3, maximum_size=4 << 20
+    ) as handle:
+        first, second = api.Overlapped(), api.Overlapped()
+        for overlapped in (first, second):
+            api.CompactVirtualDisk(handle, overlapped=overlapped)
+            select.select([overlapped], [], [], 30)
+        assert first.progress() == (0, 0, 0)
+        assert second.progress()[0] == 0
+
+
 def test_an_overlapped_create_by_its_descriptor(tmp_path: pathlib.Path) -> None:
     """A loop that watches the descriptor learns of the end, and all is there."""
     path = tmp_path / "disk.vhd"

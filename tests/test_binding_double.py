@@ -678,6 +678,15 @@ def test_progress_refused(double: Double) -> None:
     assert caught.value.function == "GetVirtualDiskOperationProgress"
 
 
+def test_progress_that_the_system_has_forgotten(double: Double) -> None:
+    """It is over, though nobody has asked yet."""
+    _, overlapped = start(double)
+    assert overlapped.progress() == (PENDING, 3, 0x100000007)
+    double.complete(5)
+    double.answer(PROGRESS, 87)
+    assert overlapped.progress() == (5, 3, 0x100000007)
+
+
 def test_progress_never_goes_back(double: Double) -> None:
     """As a fraction: the system may change what it counts, and count nothing."""
     _, overlapped = start(double)
