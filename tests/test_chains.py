@@ -215,6 +215,39 @@ def test_each_names_its_parent(chain: list[pathlib.Path]) -> None:
         assert disk.info.parent is None
 
 
+@pytest.mark.parametrize("suffix", [".vhd", ".vhdx"])
+@pytest.mark.parametrize(
+    "name", ["a b ", "\xfc\U0001f600", "\udcff\udc80", "%41", "c:x", "-", "\xe9" * 120]
+)
+def test_parent_of_any_name(name: str, suffix: str, tmp_path: pathlib.Path) -> None:
+    """What a child is made of is found again, of whatever bytes its name is."""
+    parent, child = tmp_path / f"{name}{suffix}", tmp_path / f"child{suffix}"
+    virtdisk.create(parent, 4 * MIB).close()
+    virtdisk.create(child, parent=parent).close()
+    assert [link.error for link in virtdisk.chain(child)] == [None, None]
+
+
+@pytest.mark.parametrize("suffix", [".vhd", ".vhdx"])
+@pytest.mark.parametrize("name", ["line\nline", "tab\t", "\x7f", "\x01", "back\\slash"])
+def test_parent_whose_name_cannot_be_said(
+    name: str, suffix: str, tmp_path: pathlib.Path
+) -> None:
+    """A child of it would lead nowhere, so none is made or led there."""
+    parent, child = tmp_path / f"{name}{suffix}", tmp_path / f"child{suffix}"
+    virtdisk.create(parent, 4 * MIB).close()
+    with pytest.raises(VirtualDiskError) as caught:
+        virtdisk.create(child, parent=parent)
+    assert (caught.value.winerror, caught.value.filename) == (123, str(parent))
+    assert not child.exists()
+    plain = parent.rename(tmp_path / f"plain{suffix}")
+    virtdisk.create(child, parent=plain).close()
+    plain.rename(parent)
+    with virtdisk.open(child, parents=False) as disk:
+        with pytest.raises(VirtualDiskError) as caught:
+            disk.reconnect(parent)
+        assert caught.value.winerror == 123
+
+
 def test_broken_links(chain: list[pathlib.Path]) -> None:
     base, middle, leaf = chain
     hidden = middle.with_suffix(".hidden")

@@ -248,6 +248,38 @@ def test_create_that_is_given_up_too_late_leaves_nothing(
     assert not target.exists()
 
 
+@pytest.mark.parametrize("other", ["parent", "source"])
+@pytest.mark.parametrize(
+    ("code", "of_other"),
+    [
+        (32, True),
+        (1392, True),
+        (0xC03A0003, True),
+        (0xC03A0014, True),
+        (0xC03A0019, True),
+        (5, False),
+        (80, False),
+        (112, False),
+        (123, False),
+        (0xC03A0012, False),
+    ],
+)
+def test_failure_of_create_names_who_is_at_fault(
+    code: int, of_other: bool, other: str, api: Recorder, tmp_path: pathlib.Path
+) -> None:
+    related, target = make_vhd(tmp_path / "other.vhd"), tmp_path / "new.vhd"
+    api.fail["CreateVirtualDisk"] = code
+    with pytest.raises(VirtualDiskError) as caught:
+        virtdisk.create(
+            target,
+            parent=related if other == "parent" else None,
+            source=related if other == "source" else None,
+        )
+    assert caught.value.winerror == code
+    named = pathlib.Path(caught.value.filename).name
+    assert (named == "other.vhd") is of_other
+
+
 def test_create_that_does_not_begin(api: Recorder, tmp_path: pathlib.Path) -> None:
     api.fail["CreateVirtualDisk"] = 80
     with pytest.raises(virtdisk.ImageExistsError) as caught:
@@ -419,6 +451,27 @@ def test_mirror_that_is_interrupted_too_late_is_the_copy(
     assert api.names() == ["MirrorVirtualDisk", "BreakMirrorVirtualDisk"]
     assert not api.overlapped[0].cancelled
     assert disk.path == str(target)
+
+
+@pytest.mark.parametrize("linkage_id", [None, GUID])
+@pytest.mark.parametrize(
+    ("code", "of_parent"),
+    [(2, True), (3, True), (0xC03A0014, True), (0xC03A001B, False), (5, False)],
+)
+def test_failure_of_reconnect_names_who_is_at_fault(
+    code: int,
+    of_parent: bool,
+    linkage_id: uuid.UUID | None,
+    api: Recorder,
+    disk: virtdisk.VirtualDisk,
+    tmp_path: pathlib.Path,
+) -> None:
+    api.fail["SetVirtualDiskInformation"] = code
+    with pytest.raises(VirtualDiskError) as caught:
+        disk.reconnect(tmp_path / "other.vhd", linkage_id=linkage_id)
+    assert caught.value.winerror == code
+    named = pathlib.Path(caught.value.filename).name
+    assert (named == "other.vhd") is of_parent
 
 
 @pytest.mark.parametrize(

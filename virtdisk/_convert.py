@@ -428,7 +428,8 @@ def convert(
             not say what to make.
         KeyboardInterrupt: After Ctrl-C, when the operation is over.
         VirtualDiskError: As ``create`` and, of the source, as ``open``;
-            0xC03A0012 or 87 for a source below 3 MiB.
+            0xC03A0012 or 87 for a source below 3 MiB; 32 for a raw target
+            while the source is attached, also if that is read-only.
         OSError: A raw file cannot be read or written; FileExistsError if it
             is there already.
 

@@ -23,7 +23,7 @@ from virtdisk._arguments import (
     check_security,
 )
 from virtdisk._disk import VirtualDisk
-from virtdisk._errors import VirtualDiskError
+from virtdisk._errors import ImageCorruptError, VirtualDiskError
 from virtdisk._flags import CreateFlag, ProviderSubtype, StorageType
 from virtdisk._geometry import check_geometry
 from virtdisk._open import vendor_of
@@ -38,7 +38,19 @@ if TYPE_CHECKING:
 
 __all__ = ["create", "create_call"]
 
-_SHARING_VIOLATION: Final = 32
+_INVALID_NAME: Final = 123
+# What can only be said of an image that is there: the parent or source.
+_OF_RELATED: Final = frozenset(
+    {
+        32,  # ERROR_SHARING_VIOLATION
+        0xC03A000D,  # ERROR_VHD_PARENT_VHD_NOT_FOUND
+        0xC03A000E,  # ERROR_VHD_CHILD_PARENT_ID_MISMATCH
+        0xC03A0014,  # ERROR_VIRTDISK_PROVIDER_NOT_FOUND
+        0xC03A0016,  # ERROR_VHD_PARENT_VHD_ACCESS_DENIED
+        0xC03A0018,  # ERROR_VHD_DIFFERENCING_CHAIN_CYCLE_DETECTED
+        0xC03A0019,  # ERROR_VHD_DIFFERENCING_CHAIN_ERROR_IN_PARENT
+    }
+)
 _BY_SUFFIX: Final = {
     ".vhd": StorageType.VHD,
     ".avhd": StorageType.VHD,
@@ -70,10 +82,12 @@ class _CreateCall(Call[VirtualDisk]):
         )
 
     def _is_of_related(self, error: VirtualDiskError) -> bool:
-        """Whether the parent or source is not there, or in use by others."""
-        if isinstance(error, FileNotFoundError):
-            return not os.path.lexists(self.path)
-        return error.winerror == _SHARING_VIOLATION
+        """Whether the parent or source is at fault, and not the target."""
+        if error.winerror in _OF_RELATED or isinstance(error, ImageCorruptError):
+            return True
+        if error.winerror == _INVALID_NAME:  # that a child cannot carry
+            return "\\" in self.path or not self.path.isprintable()
+        return isinstance(error, FileNotFoundError) and not os.path.lexists(self.path)
 
     def undo(self) -> None:
         if self._handle is not None:

@@ -45,8 +45,9 @@ _CHANGE_TRACKING_STATE: Final = 6
 _PARENT_LOCATOR: Final = 7
 
 
-# What fails a mirror and cannot be the open image's fault.
-_OF_THE_TARGET: Final = frozenset(
+# What cannot be the fault of the open image: that of a mirror's target, or of
+# a new parent.
+_OF_THE_OTHER: Final = frozenset(
     {
         2,  # ERROR_FILE_NOT_FOUND
         3,  # ERROR_PATH_NOT_FOUND
@@ -102,7 +103,7 @@ class _MirrorCall(_HandleCall):
 
     def fail(self, error: BaseException) -> None:
         super().fail(error)
-        if isinstance(error, VirtualDiskError) and error.winerror in _OF_THE_TARGET:
+        if isinstance(error, VirtualDiskError) and error.winerror in _OF_THE_OTHER:
             error.filename = self._target
 
 
@@ -444,23 +445,23 @@ class Maintenance:
         if check_integer(depth, "depth", 32) == 0:
             msg = "depth counts from 1, this image"
             raise ValueError(msg)
-        if linkage_id is None:
-            _virtdisk.SetVirtualDiskInformation(
-                self._handle,
-                _PARENT_PATH_WITH_DEPTH,
-                child_depth=depth,
-                parent_file_path=name,
-            )
-            return
-        if depth != 1:
+        if linkage_id is not None and depth != 1:
             msg = "linkage_id is for depth 1"
             raise ValueError(msg)
-        _virtdisk.SetVirtualDiskInformation(
-            self._handle,
-            _PARENT_LOCATOR,
-            linkage_id=_guid(linkage_id, "linkage_id"),
-            parent_file_path=name,
-        )
+        members: dict[str, Any] = {"child_depth": depth}
+        if linkage_id is not None:
+            members = {"linkage_id": _guid(linkage_id, "linkage_id")}
+        try:
+            _virtdisk.SetVirtualDiskInformation(
+                self._handle,
+                _PARENT_PATH_WITH_DEPTH if linkage_id is None else _PARENT_LOCATOR,
+                parent_file_path=name,
+                **members,
+            )
+        except VirtualDiskError as error:
+            if error.winerror in _OF_THE_OTHER:
+                error.filename = name
+            raise
 
     def set_info(
         self,

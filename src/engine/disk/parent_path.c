@@ -295,6 +295,11 @@ vd_parent_path_between(const char *directory, const char *parent,
         vd_trace(VD_TRACE_DISK, "%s: a backslash in a name", parent);
         return ERROR_INVALID_NAME;
     }
+    if (has_control_characters(parent + common)) {
+        /* Nobody would follow it, we neither. */
+        vd_trace(VD_TRACE_DISK, "control characters in a parent's name");
+        return ERROR_INVALID_NAME;
+    }
     /* Past its end: the parent is in it, or below. */
     size_t ups =
         common > strlen(directory) ? 0 : count_components(directory + common);

@@ -32,7 +32,7 @@ vd_error vd_parent_path_climb(const struct vd_parent_path *path,
  * What a child in a directory says where its parent is, ".\\base.vhdx" or
  * "..\\base\\base.vhdx"; free with free().  Both paths are absolute, and
  * resolved.  ERROR_INVALID_NAME if a name on the way cannot be said: it has a
- * backslash, or is no text.
+ * backslash or a control character, or is no text.
  */
 VD_MUST_CHECK
 vd_error vd_parent_path_between(const char *directory, const char *parent,
