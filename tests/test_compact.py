@@ -379,11 +379,13 @@ def test_under_readers(served: tuple[pathlib.Path, bytes]) -> None:
 
 
 def test_without_a_device(served: tuple[pathlib.Path, bytes]) -> None:
-    """The same through the handle that it is attached by."""
+    """The same through the handle that it is attached by, and no other."""
     path, content = served
     before = path.stat().st_size
     with virtdisk.open(path) as disk:
         disk.attach(read_only=True, flags=NO_LOCAL_HOST)
+        with virtdisk.open(path) as other, refused(SHARING_VIOLATION):
+            other.compact()
         with Reader(disk, content) as reader:
             disk.compact()
         assert reader.wrong == []

@@ -373,6 +373,9 @@ def test_access_denied_on_vhdx_speaks_of_the_log(
     remedy = error_from_code(5, "CreateVirtualDisk", name).remedy or ""
     assert "folder" in remedy
     assert "log" not in remedy
+    remedy = error_from_code(5, "CompactVirtualDisk", name).remedy or ""
+    assert "without read_only" in remedy
+    assert "log" not in remedy
 
 
 def test_remedies_are_for_known_names_and_one_line() -> None:

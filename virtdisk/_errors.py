@@ -181,6 +181,22 @@ _NOT_MINE: Final = (
     "use an account that may write to the new image's folder and read its parent"
     " or source"
 )
+_NOT_FOR_CHANGES: Final = (
+    "open the image so that it can be changed, without read_only or info_only, and"
+    " with an account that may write to it"
+)
+_CHANGES: Final = frozenset(
+    {
+        "CompactVirtualDisk",
+        "DeleteVirtualDiskMetadata",
+        "ExpandVirtualDisk",
+        "MergeVirtualDisk",
+        "MirrorVirtualDisk",
+        "ResizeVirtualDisk",
+        "SetVirtualDiskInformation",
+        "SetVirtualDiskMetadata",
+    }
+)
 _DIRTY_LOG: Final = (
     "use an account with rights on the image; a VHDX whose log holds"
     " unfinished writes (the last user crashed) must be opened writable once"
@@ -196,6 +212,8 @@ def _remedy_for(
     """The line that says what would help, or None."""
     if name == "ERROR_ACCESS_DENIED" and function == "CreateVirtualDisk":
         return _NOT_MINE
+    if name == "ERROR_ACCESS_DENIED" and function in _CHANGES:
+        return _NOT_FOR_CHANGES
     windows = platform == "win32"
     suffix = os.path.splitext(filename or "")[1].lower()
     if name == "ERROR_ACCESS_DENIED" and suffix in {".vhdx", ".avhdx"}:

@@ -272,8 +272,10 @@ class Maintenance:
     ) -> None:
         """Makes the file of a dynamic or differencing image smaller.
 
-        The disk must be detached, or attached read-only by another object.
-        Ctrl-C stops it; what is done until then stays done.
+        The disk must be detached, or attached read-only; on Linux with
+        ``AttachFlag.NO_LOCAL_HOST`` by this object.  It must not have been
+        opened ``read_only`` itself, as ``virtdisk.attach(read_only=True)``
+        does.  Ctrl-C stops it; what is done until then stays done.
 
         Args:
             zero_scan: Whether to look for blocks that hold only zeros.
