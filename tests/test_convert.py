@@ -163,7 +163,7 @@ def test_small_source(tmp_path: pathlib.Path) -> None:
     raw.write_bytes(b"small".ljust(512, b"."))
     with pytest.raises(OSError) as refused:
         copy(raw, made)
-    assert refused.value.winerror == 87  # type: ignore[attr-defined]
+    assert refused.value.winerror == 0xC03A0012  # type: ignore[attr-defined]
     copy(raw, made, maximum_size=SMALLEST)
     check_same(made, raw)
 
