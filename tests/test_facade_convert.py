@@ -228,6 +228,43 @@ def test_target_that_appears_meanwhile(
 
 
 @linux_only
+@pytest.mark.parametrize("source", ["in.vhd", "in.bin"])
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("target", ["out.raw", "out.vhdx"])
+def test_failure_in_the_middle_names_the_side(
+    target: str,
+    side: str,
+    source: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who reads of an input/output error has to know which disk is dying."""
+
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(errno.EIO, "dying")
+
+    image, out = make_vhd(tmp_path / source, 5 * MIB), tmp_path / target
+    if target == "out.vhdx" and source == "in.vhd":
+        image = image.rename(tmp_path / "in.bin")  # copied by the system otherwise
+    by_scsi = (target != "out.raw") if side == "target" else (image.suffix == ".vhd")
+    place, names = (
+        (_scsi, ["read_into", "write"])
+        if by_scsi
+        else (
+            _copy,
+            ["_pread", "_pwrite"],
+        )
+    )
+    monkeypatch.setattr(place, names[side == "target"], fail)
+    with pytest.raises(OSError, match="dying") as caught:
+        virtdisk.convert(
+            image, out, source_type="raw" if image.suffix == ".bin" else None
+        )
+    assert caught.value.filename == str(image if side == "source" else out)
+    assert os.listdir(tmp_path) == [image.name]
+
+
+@linux_only
 @pytest.mark.parametrize("target", ["out.raw", "out.vhd", "out.vhdx"])
 @pytest.mark.parametrize("kind", ["fifo", "folder", "/dev/zero", "/dev/null"])
 def test_raw_source_without_an_end(

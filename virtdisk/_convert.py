@@ -164,7 +164,7 @@ def _source_medium(path: str, *, raw: bool) -> Iterator[_copy.Medium]:
     """What to read."""
     if raw or detect_storage_type(path) is StorageType.ISO:
         with _reading(path) as descriptor:
-            yield _copy.FileMedium(descriptor)
+            yield _copy.FileMedium(descriptor, path=path)
         return
     with open_image(path, read_only=True) as disk, _private(disk) as medium:
         yield medium
@@ -177,7 +177,8 @@ def _named_file(path: str) -> Iterator[int]:
     descriptor = os.open(path, flags, 0o666)
     try:
         yield descriptor
-        os.fsync(descriptor)
+        with _naming(path):
+            os.fsync(descriptor)
     except BaseException:
         os.remove(path)
         raise
@@ -213,9 +214,9 @@ else:
         """A file that gets its name when it is complete."""
         try:
             yield descriptor
-            os.fsync(descriptor)
-            # With a folder, because only then links are followed.
             with _naming(path):
+                os.fsync(descriptor)
+                # With a folder, because only then links are followed.
                 os.link(
                     f"/proc/self/fd/{descriptor}",
                     os.path.basename(path),
@@ -303,8 +304,9 @@ class _ToRawCall(_CopyCall):
             _source_medium(self.path, raw=self._raw) as source,
             _new_file(self._target) as descriptor,
         ):
-            os.ftruncate(descriptor, source.size)
-            target = _copy.FileMedium(descriptor, size=source.size)
+            with _naming(self._target):
+                os.ftruncate(descriptor, source.size)
+            target = _copy.FileMedium(descriptor, size=source.size, path=self._target)
             _copy.copy(source, target, meter)
 
 
@@ -321,7 +323,7 @@ class _FromRawCall(_CopyCall):
             size += -size % (self._arguments["sector_size"] or _SECTOR)
             if size < SMALLEST:
                 raise error_from_code(_INVALID_SIZE, "CreateVirtualDisk", self.path)
-            source = _copy.FileMedium(descriptor, size=size)
+            source = _copy.FileMedium(descriptor, size=size, path=self.path)
             disk = run(create_call(self._target, source.size, **self._arguments))
             try:
                 with disk, _private(disk) as target:

@@ -74,6 +74,17 @@ class Meter:
             raise error_from_code(_ABORTED, "convert")
 
 
+@contextlib.contextmanager
+def _naming(path: str | None) -> Iterator[None]:
+    """Failures say on which side of the copy they are."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and path is not None:
+            error.filename = path
+        raise
+
+
 class Medium(Protocol):
     """What can be copied from and to; safe for several threads."""
 
@@ -116,24 +127,30 @@ class ScsiMedium:
 
     def read_into(self, data: memoryview, offset: int) -> None:
         """Fills memory with whole sectors."""
-        _scsi.read_into(self._handle, offset, data, sector_size=self._sector)
+        with _naming(self._handle.path):
+            _scsi.read_into(self._handle, offset, data, sector_size=self._sector)
 
     def write(self, data: memoryview, offset: int) -> None:
         """Writes whole sectors."""
-        _scsi.write(self._handle, offset, data, sector_size=self._sector)
+        with _naming(self._handle.path):
+            _scsi.write(self._handle, offset, data, sector_size=self._sector)
 
 
 class FileMedium:
     """A raw file or a block device, by its descriptor, which is borrowed."""
 
-    def __init__(self, descriptor: int, *, size: int | None = None) -> None:
+    def __init__(
+        self, descriptor: int, *, size: int | None = None, path: str | None = None
+    ) -> None:
         """Takes the size of the file, or is given it.
 
         Args:
             descriptor: Of the file.
             size: In bytes, which may lie beyond the end of the file.
+            path: Its name, for failures.
         """
         self._descriptor = descriptor
+        self._path = path
         self.size = os.lseek(descriptor, 0, os.SEEK_END) if size is None else size
 
     def extents(self) -> Iterator[tuple[int, int, bool]]:
@@ -151,7 +168,8 @@ class FileMedium:
         """Fills memory; with zeros beyond the end."""
         done = 0
         while done < len(data):
-            count = _pread(self._descriptor, data[done:], offset + done)
+            with _naming(self._path):
+                count = _pread(self._descriptor, data[done:], offset + done)
             if count == 0:
                 data[done:] = bytes(len(data) - done)
                 return
@@ -161,7 +179,8 @@ class FileMedium:
         """Writes all of it."""
         done = 0
         while done < len(data):
-            done += _pwrite(self._descriptor, data[done:], offset + done)
+            with _naming(self._path):
+                done += _pwrite(self._descriptor, data[done:], offset + done)
         _begin_writeback(self._descriptor, offset, len(data))
 
 
