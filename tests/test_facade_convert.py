@@ -331,7 +331,7 @@ def test_raw_source_that_is_too_small(
     with pytest.raises(VirtualDiskError) as caught:
         virtdisk.convert(source, tmp_path / target, source_type=raw)
     assert caught.value.winerror in {87, 0xC03A0012}
-    assert "3 MiB" in (caught.value.remedy or "")
+    assert "smaller than 3 MiB" in (caught.value.remedy or "")
     assert os.listdir(tmp_path) == [name]
 
 

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["convert", "convert_call"]
 
 _RAW_SUFFIXES: Final = frozenset({".img", ".raw"})
-_INVALID_PARAMETER: Final = 87
 _INVALID_SIZE: Final = 0xC03A0012
+_TOO_SMALL: Final = frozenset({87, _INVALID_SIZE})  # the one or the other system's
 _PROVIDER_NOT_FOUND: Final = 0xC03A0014
 _RAW_REMEDY: Final = (
     "the source must be a VHD, VHDX or ISO image; if it is the content of a disk"
@@ -265,7 +265,7 @@ class _SystemCall(Call[None]):
             return
         if error.winerror == _PROVIDER_NOT_FOUND:
             error.remedy = _RAW_REMEDY
-        elif error.winerror == _INVALID_PARAMETER and _is_small(self.path):
+        elif error.winerror in _TOO_SMALL and _is_small(self.path):
             error.remedy = _SMALL_REMEDY
 
 
@@ -322,7 +322,9 @@ class _FromRawCall(_CopyCall):
             size = os.lseek(descriptor, 0, os.SEEK_END)
             size += -size % (self._arguments["sector_size"] or _SECTOR)
             if size < SMALLEST:
-                raise error_from_code(_INVALID_SIZE, "CreateVirtualDisk", self.path)
+                error = error_from_code(_INVALID_SIZE, "CreateVirtualDisk", self.path)
+                error.remedy = _SMALL_REMEDY
+                raise error
             source = _copy.FileMedium(descriptor, size=size, path=self.path)
             disk = run(create_call(self._target, source.size, **self._arguments))
             try:
@@ -430,7 +432,7 @@ def convert(
             not say what to make.
         KeyboardInterrupt: After Ctrl-C, when the operation is over.
         VirtualDiskError: As ``create`` and, of the source, as ``open``;
-            0xC03A0012 or 87 for a source below 3 MiB; 32 for a raw target
+            0xC03A0012 (or 87, Windows') for a source below 3 MiB; 32 for a raw target
             while the source is attached, also if that is read-only.
         OSError: A raw file cannot be read or written; FileExistsError if it
             is there already.
