@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import pathlib
+import stat
 import subprocess
 from collections.abc import Iterator
 
@@ -133,6 +134,39 @@ def test_metadata_of_the_parent(flags: int, tmp_path: pathlib.Path) -> None:
 
 
 # --- where it cannot be -----------------------------------------------------
+
+
+def modes_of_unnamed_files() -> dict[int, int]:
+    """By inode, of what this process has open and has no name."""
+    modes = {}
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            status = os.fstat(int(descriptor))
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
+                modes[status.st_ino] = stat.S_IMODE(status.st_mode)
+    return modes
+
+
+@pytest.mark.parametrize("suffix", [".vhd", ".vhdx"])
+def test_nobody_else_sees_it_grow(suffix: str, tmp_path: pathlib.Path) -> None:
+    """The descriptor holds from before the first byte on."""
+    raw = tmp_path / "raw.img"
+    raw.write_bytes(pattern(64 * MIB))
+    image = tmp_path / f"new{suffix}"
+    before = modes_of_unnamed_files()
+    overlapped = api.Overlapped()
+    api.CreateVirtualDisk(
+        str(image),
+        source_path=str(raw),
+        security_descriptor=f"O:S-1-22-1-{os.getuid()}D:P(A;;GA;;;OW)",
+        overlapped=overlapped,
+    ).close()
+    now = modes_of_unnamed_files()
+    modes = {mode for inode, mode in now.items() if inode not in before}
+    assert modes == {0o600} or (not modes and image.exists())
+    overlapped.wait()
+    overlapped.result()
+    assert stat.S_IMODE(image.stat().st_mode) == 0o600
 
 
 @contextlib.contextmanager

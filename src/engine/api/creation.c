@@ -230,12 +230,24 @@ make_image(struct vd_creation *creation, const struct vd_creation_plan *plan)
     return error;
 }
 
+/* Whoever may not use the image must not see it grow either. */
+static vd_error
+open_file(const struct vd_creation_plan *plan, struct vd_new_file *file)
+{
+    const struct vd_node_access *access = &plan->access;
+    vd_error error = vd_new_file_open(plan->path, file);
+    return error || !access->set
+               ? error
+               : vd_new_file_set_access(file, access->uid, access->gid,
+                                        access->mode);
+}
+
 static vd_error
 open_all(struct vd_creation *creation, const struct vd_creation_plan *plan)
 {
     vd_error error = vd_create_format(plan->device_id, &creation->format);
     if (!error) {
-        error = vd_new_file_open(plan->path, &creation->file);
+        error = open_file(plan, &creation->file);
     }
     if (!error && plan->parent_path != NULL) {
         error = open_disk(plan->parent_path, plan->parent_device_id,
@@ -351,7 +363,6 @@ begin(const struct vd_creation_plan *plan, HANDLE *out)
     creation->copy_metadata = plan->copy_metadata;
     creation->writable = plan->writable;
     creation->no_parents = plan->no_parents;
-    creation->access = plan->access;
     vd_error error = open_all(creation, plan);
     if (!error) {
         error = make_handle(creation, plan, out);
@@ -433,12 +444,7 @@ fill(struct vd_virtual_disk *virtual_disk, struct vd_progress *progress)
 static vd_error
 publish(struct vd_creation *creation, struct vd_progress *progress)
 {
-    const struct vd_node_access *access = &creation->access;
     vd_error error = vd_progress_check(progress);
-    if (!error && access->set) {
-        error = vd_new_file_set_access(&creation->file, access->uid,
-                                       access->gid, access->mode);
-    }
     return error ? error : vd_new_file_publish(&creation->file);
 }
 

@@ -30,7 +30,6 @@ struct vd_creation {
     bool copy_metadata;
     bool writable;
     bool no_parents;
-    struct vd_node_access access;
 
     /* The parents that the handle sees: layers of a disk that is owned
      * elsewhere, from the first on; NULL: none. */
