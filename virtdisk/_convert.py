@@ -51,6 +51,10 @@ _SMALL_REMEDY: Final = (
     "the source is smaller than 3 MiB, which no VHD or VHDX is: create() with a"
     " size and a source makes an image that is larger than its source"
 )
+_FILL_REMEDY: Final = (
+    "the source is smaller than 3 MiB, which no VHD or VHDX is: append zeros to a"
+    " copy of it"
+)
 _SECTOR: Final = 512
 _BINARY: Final = (
     getattr(os, "O_BINARY", 0)
@@ -323,7 +327,7 @@ class _FromRawCall(_CopyCall):
             size += -size % (self._arguments["sector_size"] or _SECTOR)
             if size < SMALLEST:
                 error = error_from_code(_INVALID_SIZE, "CreateVirtualDisk", self.path)
-                error.remedy = _SMALL_REMEDY
+                error.remedy = _FILL_REMEDY
                 raise error
             source = _copy.FileMedium(descriptor, size=size, path=self.path)
             disk = run(create_call(self._target, source.size, **self._arguments))
