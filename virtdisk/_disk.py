@@ -531,7 +531,8 @@ def open(  # noqa: A001 - virtdisk.open, as gzip.open
             contradict each other.
         VirtualDiskError: winerror 2 or 3 if there is no such file, 5 without
             rights on it, 32 if it is in use, 0xC03A0014 if it is no image,
-            1392 or another of 0xC03A… if it is damaged.
+            87 if it is no file (a folder, on Linux also a device), 1392 or
+            another of 0xC03A… if it is damaged.
 
     Source: OpenVirtualDisk.
     """

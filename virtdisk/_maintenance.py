@@ -406,7 +406,8 @@ class Maintenance:
             ValueError: The disk is closed, or an empty path.
             VirtualDiskError: winerror 80 if the copy is there already, 2 or
                 3 if it shall be and is not, 112 without space, 50 on Linux
-                if it is attached with a device.
+                if it is attached with a device, 32 if somebody else uses
+                either image, 5 if this one was opened for reading only.
 
         Source: MirrorVirtualDisk, BreakMirrorVirtualDisk.
         """

@@ -42,8 +42,10 @@ class Metadata(MutableMapping[uuid.UUID, bytes]):
         KeyError: There is no such item.
         TypeError: A key that is no ``uuid.UUID``, a value that is not bytes.
         ValueError: The disk is closed.
-        VirtualDiskError: 0xC03A0028 if the item does not fit, 50 or
-            0xC03A001B if the image is no VHDX.
+        VirtualDiskError: 0xC03A0028 if the item does not fit, 87 for the
+            UUID of zeros, 50 or 0xC03A001B if the image is no VHDX; of
+            changes, 5 if it was opened for reading only, 32 or 0xC03A001C
+            while it is attached.
 
     Source: EnumerateVirtualDiskMetadata and the other three functions.
     """
