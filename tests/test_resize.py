@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from devices import eventually
@@ -36,6 +37,9 @@ NO_LOCAL_HOST = 8
 SHARING_VIOLATION = 32
 INVALID_PARAMETER = 87
 WRITE_PROTECT = 19
+DISK_FULL = 112
+ID_MISMATCH = 0xC03A000E
+INVALID_SIZE = 0xC03A0012
 INVALID_TYPE = 0xC03A001B
 INVALID_STATE = 0xC03A001C
 WOULD_TRUNCATE = 0xC03A0025
@@ -216,6 +220,29 @@ def test_a_child(kind: Kind, tool: Tool, tmp_path: pathlib.Path) -> None:
 
 
 # Smaller.
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "fixed"])
+def test_a_size_that_cannot_be_leaves_the_children(
+    kind: Literal["dynamic", "fixed"], tmp_path: pathlib.Path
+) -> None:
+    """Nothing has changed, so they still have their parent."""
+    parent, child = tmp_path / "parent.vhdx", tmp_path / "child.vhdx"
+    virtdisk.create(parent, 5 * MIB, type=kind).close()
+    virtdisk.create(child, parent=parent).close()
+    free = os.statvfs(tmp_path)
+    space = free.f_bavail * free.f_frsize // MIB * MIB
+    if kind == "dynamic":
+        size, code = 65 << 40, INVALID_SIZE
+    else:
+        size, code = 2 * space, DISK_FULL
+    with refused(code):
+        resize(parent, size)
+    with virtdisk.open(child) as disk:
+        assert disk.info.virtual_size == 5 * MIB
+    resize(parent, 6 * MIB)
+    with refused(ID_MISMATCH):
+        opened(child)
 
 
 @pytest.mark.parametrize("kind", KINDS[:2], ids=str)

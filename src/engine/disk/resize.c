@@ -120,12 +120,14 @@ check_kind(const struct vd_disk *disk, const struct vd_resize *resize)
 
 /* ---- doing it ---- */
 
+/* A format that has to tell children of the new size does so itself, when it
+ * is sure of it. */
 static vd_error
 change_size(struct vd_disk *disk, uint64_t size_bytes)
 {
     struct vd_image *image = vd_disk_leaf(disk);
     VD_SCOPED_LOCK(&disk->mutator);
-    vd_error error = image->format->begin(image, VD_CHANGE_CONTENT);
+    vd_error error = image->format->begin(image, VD_CHANGE_LAYOUT);
     if (error == ERROR_SUCCESS) {
         error = image->format->resize(image, size_bytes);
     }

@@ -216,7 +216,9 @@ struct vd_format {
 
     /* Another virtual size.  New space reads as zeros, in a child too; of a
      * fixed image it is allocated.  What lies past a smaller size is lost.
-     * lookup may run meanwhile, for ranges inside both sizes.  Errors:
+     * lookup may run meanwhile, for ranges inside both sizes.  Begun for
+     * LAYOUT, it begins for CONTENT itself when nothing can be refused any
+     * more.  Errors:
      * ERROR_VHD_INVALID_SIZE (more than the format can hold),
      * ERROR_VHD_INVALID_TYPE (VHD: shrink, or a child),
      * ERROR_VHD_INVALID_STATE (VHD: saved state), ERROR_DISK_FULL. */

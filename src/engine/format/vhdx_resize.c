@@ -18,10 +18,16 @@ struct resizing {
     uint64_t space; /* of a fixed image: its new blocks */
 };
 
+/* Children refuse this parent from here on, and not before: a size that
+ * cannot be must not cost them their parent. */
 static vd_error
 stage_size(struct vhdx_image *vhdx, uint64_t size_bytes)
 {
     uint8_t item[8];
+    vd_error error = vd_vhdx_begin(&vhdx->image, VD_CHANGE_CONTENT);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
     vd_put_le64(item, size_bytes);
     return vd_vhdx_item_stage(vhdx, VHDX_ITEM_VIRTUAL_DISK_SIZE, item,
                               sizeof(item));
@@ -397,7 +403,7 @@ vd_vhdx_resize(struct vd_image *image, uint64_t size_bytes)
     }
     metadata.size_bytes = size_bytes;
     vd_vhdx_geometry_of(&metadata, &resizing.next);
-    error = vd_vhdx_begin(image, VD_CHANGE_CONTENT);
+    error = vd_vhdx_begin(image, VD_CHANGE_LAYOUT);
     if (error != ERROR_SUCCESS) {
         return error;
     }
