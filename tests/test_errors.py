@@ -345,6 +345,7 @@ def test_round_trip_in_another_process() -> None:
         (0xC03A000B, "linux", ["2 MiB", "256 MiB"]),
         (0xC03A0012, "linux", ["2040 GiB", "64 TiB"]),
         (0xC03A001B, "win32", ["differencing"]),
+        (0xC03A001C, "linux", ["detach", "operation", "wait"]),
         (0xC03A0025, "linux", ["smallest_safe_virtual_size", "allow_unsafe"]),
         (0xC03A0026, "win32", ["partition table", "allow_unsafe"]),
         (0xC03A0027, "linux", ["partition"]),

@@ -115,7 +115,9 @@ _REMEDIES: Final[dict[str, str]] = {
         " carry an integrity stream (ReFS): clear the attribute or copy it"
     ),
     "ERROR_OPERATION_ABORTED": "it was cancelled: do it again if that was not meant",
-    "ERROR_VHD_INVALID_STATE": "detach the disk first",
+    "ERROR_VHD_INVALID_STATE": (
+        "detach the disk first; if an operation is under way on it, wait for its end"
+    ),
     "ERROR_VHD_INVALID_TYPE": (
         "fixed images cannot be compacted, VHDs cannot shrink, and only"
         " differencing images have a parent: convert the image"
