@@ -32,6 +32,7 @@ pytestmark = pytest.mark.skipif(not LINUX, reason="the engine is for Linux")
 
 NO_ZERO_SCAN, NO_BLOCK_MOVES = 1, 2
 READ_ONLY, NO_LETTER, NO_LOCAL_HOST = 1, 2, 8
+ALLOW_UNSAFE = 1
 IS_4K_ALIGNED = 8  # of GET_VIRTUAL_DISK_INFO_VERSION
 ACCESS_DENIED = 5
 SHARING_VIOLATION = 32
@@ -181,6 +182,19 @@ def test_an_image_of_qemu(form: str, tool: Tool, tmp_path: pathlib.Path) -> None
     qemu_compares(path, content)
     assert path.stat().st_size <= qemu_size(path, kind.block)
     assert is_4k_aligned(path) == (form == "vhdx")
+
+
+def test_a_disk_that_was_larger(tool: Tool, tmp_path: pathlib.Path) -> None:
+    """The BAT of a VHDX is no longer than the disk needs."""
+    kind = Kind("vhdx-dynamic", MIB)
+    path = tool.create(kind, size_of(kind), tmp_path / "disk.vhdx")
+    content = scatter(tool, path, kind, seed=10)
+    for size in (64 << 40, len(content)):
+        with opened(path) as handle:
+            _virtdisk.ResizeVirtualDisk(handle, size, flags=ALLOW_UNSAFE)
+    compact(path)
+    qemu_compares(path, content)
+    assert path.stat().st_size <= qemu_size(path, kind.block)
 
 
 def test_a_full_image_stays(tool: Tool, tmp_path: pathlib.Path) -> None:

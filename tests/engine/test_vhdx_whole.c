@@ -421,6 +421,32 @@ look_at_regions(struct vd_image *image)
     return size == 8 * MIB ? AFTER : BEFORE;
 }
 
+/* ---- a table that is longer than it must be ---- */
+
+static vd_error
+prepare_long_table(struct vd_image *image)
+{
+    vd_error error = prepare_table(image);
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhdx_format.resize(image, LARGE_TABLE);
+    }
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhdx_format.resize(image, SMALL_TABLE);
+    }
+    return error != ERROR_SUCCESS ? error : commit(image);
+}
+
+static enum state
+look_at_long_table(struct vd_image *image)
+{
+    uint64_t size = 0, occupied = 0;
+    CHECK_EQ(BEFORE, look_at_table(image)); /* the smaller disk */
+    CHECK_OK(vd_file_size(image->file, &size));
+    CHECK_OK(vd_vhdx_format.occupied(image, &occupied));
+    CHECK_EQ(7 * MIB, occupied); /* header, log, 1+1 of regions, 3 blocks */
+    return size == 7 * MIB ? AFTER : BEFORE;
+}
+
 /* ---- what the image says of itself ---- */
 
 static const struct vd_guid new_parent = {{9, 9}};
@@ -794,6 +820,8 @@ static const struct scenario scenarios[] = {
      look_at_chunks, 2},
     {"regions moved", SMALL_TABLE, false, prepare_regions, compact,
      look_at_regions, 37},
+    {"a shorter table", SMALL_TABLE, false, prepare_long_table, compact,
+     look_at_long_table, 31},
     {"words", GIB, true, NULL, change_all, look_at_words, 1},
     {"in place", GIB, false, prepare_items, replace_in_place, look_in_place,
      1},

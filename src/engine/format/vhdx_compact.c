@@ -236,6 +236,30 @@ move_region(struct vhdx_image *vhdx, struct vhdx_region *known, uint64_t to)
     return error;
 }
 
+/* As long as the BAT must be, in whole MiB. */
+static uint32_t
+table_length(const struct vhdx_image *vhdx)
+{
+    uint64_t bytes = vhdx->geometry.bat_entries * sizeof(uint64_t);
+    return (uint32_t)((bytes + VHDX_MIB - 1) / VHDX_MIB * VHDX_MIB);
+}
+
+/* After a disk has shrunk its table may be longer than it must be. */
+static vd_error
+trim_table(struct vhdx_image *vhdx)
+{
+    uint32_t length = table_length(vhdx);
+    if (vhdx->regions.bat.length <= length) {
+        return ERROR_SUCCESS;
+    }
+    vd_error error = vd_vhdx_commit(&vhdx->image);
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhdx_region_trim(vhdx, &vhdx->regions.bat, length);
+    }
+    vd_vhdx_unstage(vhdx);
+    return error;
+}
+
 /* Which of our regions a piece is; NULL: what cannot be moved. */
 static struct vhdx_region *
 region_of(struct vhdx_image *vhdx, const struct vhdx_piece *piece)
@@ -304,6 +328,9 @@ vd_vhdx_relocate(struct vd_image *image, bool *moved_out)
         error = vd_vhdx_make_room(vhdx);
     }
     if (error == ERROR_SUCCESS) {
+        error = trim_table(vhdx);
+    }
+    if (error == ERROR_SUCCESS) {
         error = make_layout(vhdx);
     }
     if (error != ERROR_SUCCESS) {
@@ -369,6 +396,9 @@ vd_vhdx_occupied(struct vd_image *image, uint64_t *bytes_out)
         const struct vhdx_free_space *space = &vhdx->space.pieces[i];
         extent.occupied -=
             space->state == VHDX_SPACE_GIVEN_UP ? space->length : 0;
+    }
+    if (vhdx->regions.bat.length > table_length(vhdx)) {
+        extent.occupied -= vhdx->regions.bat.length - table_length(vhdx);
     }
     if (error == ERROR_SUCCESS) {
         *bytes_out = extent.occupied;

@@ -310,25 +310,48 @@ publish_move(struct vhdx_image *vhdx, struct vhdx_region_set *next,
     atomic_store(&vhdx->bat_offset, vhdx->regions.bat.offset);
 }
 
-vd_error
-vd_vhdx_region_move(struct vhdx_image *vhdx, struct vhdx_region *known,
-                    struct vhdx_region to)
+static vd_error
+change_region(struct vhdx_image *vhdx, struct vhdx_region *known,
+              struct vhdx_region to)
 {
-    struct vhdx_region from = *known;
     VD_AUTO_FREE struct vhdx_region_set *next =
         new_set(atomic_load(&vhdx->regions.set)->count);
     vd_error error =
         next != NULL ? vd_vhdx_space_reserve(vhdx) : ERROR_NOT_ENOUGH_MEMORY;
     if (error == ERROR_SUCCESS) {
-        error = stage_move(vhdx, &from, &to);
+        error = stage_move(vhdx, known, &to);
     }
-    if (error != ERROR_SUCCESS) {
-        return error;
+    if (error == ERROR_SUCCESS) {
+        error = vd_vhdx_commit(&vhdx->image);
     }
-    error = vd_vhdx_commit(&vhdx->image);
     if (error == ERROR_SUCCESS) {
         publish_move(vhdx, VD_TAKE(next), known, to);
+    }
+    return error;
+}
+
+vd_error
+vd_vhdx_region_move(struct vhdx_image *vhdx, struct vhdx_region *known,
+                    struct vhdx_region to)
+{
+    struct vhdx_region from = *known;
+    vd_error error = change_region(vhdx, known, to);
+    if (error == ERROR_SUCCESS) {
         vd_vhdx_space_give_up(vhdx, from.offset, from.length, vhdx->commits);
+    }
+    return error;
+}
+
+vd_error
+vd_vhdx_region_trim(struct vhdx_image *vhdx, struct vhdx_region *known,
+                    uint32_t length)
+{
+    struct vhdx_region from = *known;
+    struct vhdx_region to = {.offset = from.offset, .length = length};
+    vd_error error = change_region(vhdx, known, to);
+    if (error == ERROR_SUCCESS) {
+        vd_vhdx_space_put_back(vhdx, from.offset + length,
+                               from.length - length);
     }
     return error;
 }

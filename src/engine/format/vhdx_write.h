@@ -98,6 +98,12 @@ VD_MUST_CHECK
 vd_error vd_vhdx_region_move(struct vhdx_image *vhdx,
                              struct vhdx_region *known, struct vhdx_region to);
 
+/* Makes a region end earlier: commits.  Nobody reads what it loses; that is
+ * free. */
+VD_MUST_CHECK
+vd_error vd_vhdx_region_trim(struct vhdx_image *vhdx,
+                             struct vhdx_region *known, uint32_t length);
+
 /* Stages the new content of an item that is there and has this length. */
 VD_MUST_CHECK
 vd_error vd_vhdx_item_stage(struct vhdx_image *vhdx, enum vhdx_item item,
