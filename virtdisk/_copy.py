@@ -382,11 +382,6 @@ class Work:
             self._thread.join()
         return over
 
-    @property
-    def succeeded(self) -> bool:
-        """Whether it is over and has not failed."""
-        return self._over.is_set() and self._error is None
-
     def result(self) -> None:
         """Raises what it has failed with."""
         if self._error is not None:
