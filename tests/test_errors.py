@@ -342,6 +342,7 @@ def test_round_trip_in_another_process() -> None:
         (80, "linux", ["another name"]),
         (112, "win32", ["space"]),
         (995, "linux", ["again"]),
+        (0xC03A0009, "linux", ["space", "VHDX"]),
         (0xC03A000B, "linux", ["2 MiB", "256 MiB"]),
         (0xC03A0012, "linux", ["2040 GiB", "64 TiB"]),
         (0xC03A001B, "win32", ["differencing"]),

@@ -93,7 +93,10 @@ _REMEDIES: Final[dict[str, str]] = {
     "ERROR_VHD_DRIVE_FOOTER_CORRUPT": _DAMAGED,
     "ERROR_VHD_SPARSE_HEADER_CHECKSUM_MISMATCH": _DAMAGED,
     "ERROR_VHD_SPARSE_HEADER_CORRUPT": _DAMAGED,
-    "ERROR_VHD_BLOCK_ALLOCATION_FAILURE": ("free some space where the image lies"),
+    "ERROR_VHD_BLOCK_ALLOCATION_FAILURE": (
+        "free some space where the image lies; a VHD whose file has reached 2 TiB"
+        " can hold no more: convert it to VHDX"
+    ),
     "ERROR_VHD_BLOCK_ALLOCATION_TABLE_CORRUPT": _DAMAGED,
     "ERROR_VHD_BITMAP_MISMATCH": _DAMAGED,
     "ERROR_VHD_INVALID_FILE_SIZE": _DAMAGED,
