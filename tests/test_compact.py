@@ -189,7 +189,7 @@ def test_a_disk_that_was_larger(tool: Tool, tmp_path: pathlib.Path) -> None:
     kind = Kind("vhdx-dynamic", MIB)
     path = tool.create(kind, size_of(kind), tmp_path / "disk.vhdx")
     content = scatter(tool, path, kind, seed=10)
-    for size in (64 << 40, len(content)):
+    for size in (1 << 40, len(content)):
         with opened(path) as handle:
             _virtdisk.ResizeVirtualDisk(handle, size, flags=ALLOW_UNSAFE)
     compact(path)
