@@ -13,7 +13,7 @@ import contract_create
 import contract_rights
 import contract_sizes
 import pytest
-from contract_kinds import NOT_APPLICABLE, Kind
+from contract_kinds import NOT_APPLICABLE, REFUSED, Kind
 from engine_build import TIMEOUT, Build
 from support import LINUX, require_loop, require_root
 
@@ -28,16 +28,6 @@ BOUND = {
         ("VirtualDisk", "VirtualDiskInformation", "VirtualDiskMetadata", "VhdSet")
     )
     or name.startswith(("GetVirtualDisk", "GetAllAttached", "GetStorage", "AddVirtual"))
-}
-# There is no published format for what they do.
-REFUSED = {
-    "QueryChangesVirtualDisk",
-    "TakeSnapshotVhdSet",
-    "DeleteSnapshotVhdSet",
-    "ModifyVhdSet",
-    "ApplySnapshotVhdSet",
-    "ForkVirtualDisk",
-    "CompleteForkVirtualDisk",
 }
 BOUND -= REFUSED
 ROWS = [

@@ -26,6 +26,17 @@ class Kind(enum.Enum):
     SMALL_BUFFER = "small buffer"
 
 
+#: There is no published format for what they do.
+REFUSED = {
+    "QueryChangesVirtualDisk",
+    "TakeSnapshotVhdSet",
+    "DeleteSnapshotVhdSet",
+    "ModifyVhdSet",
+    "ApplySnapshotVhdSet",
+    "ForkVirtualDisk",
+    "CompleteForkVirtualDisk",
+}
+
 _NO_BUFFER = "takes no buffer to be filled"
 _ANY_TYPE = "for an image of any type"
 _REFUSED_ANYWAY = "refused for want of a format, in whatever state the image is"
@@ -48,26 +59,10 @@ NOT_APPLICABLE: dict[tuple[str, Kind], str] = {
             "MirrorVirtualDisk",
             "BreakMirrorVirtualDisk",
             "AddVirtualDiskParent",
-            "TakeSnapshotVhdSet",
-            "DeleteSnapshotVhdSet",
-            "ModifyVhdSet",
-            "ApplySnapshotVhdSet",
-            "ForkVirtualDisk",
-            "CompleteForkVirtualDisk",
+            *(REFUSED - {"QueryChangesVirtualDisk"}),
         )
     },
-    **{
-        (function, Kind.WRONG_STATE): _REFUSED_ANYWAY
-        for function in (
-            "QueryChangesVirtualDisk",
-            "TakeSnapshotVhdSet",
-            "DeleteSnapshotVhdSet",
-            "ModifyVhdSet",
-            "ApplySnapshotVhdSet",
-            "ForkVirtualDisk",
-            "CompleteForkVirtualDisk",
-        )
-    },
+    **{(function, Kind.WRONG_STATE): _REFUSED_ANYWAY for function in REFUSED},
     ("QueryChangesVirtualDisk", Kind.SMALL_BUFFER): (
         "what does not fit is left to the next call, which is no failure"
     ),

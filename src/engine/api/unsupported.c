@@ -32,29 +32,29 @@ refuse(bool well_formed, bool allowed, const char *reason)
 }
 
 static vd_error
-refuse_to_tell(HANDLE handle, bool well_formed, const char *reason)
+answer(HANDLE handle, bool well_formed, bool to_change, const char *reason)
 {
     struct vd_virtual_disk *virtual_disk;
     vd_error error = vd_virtual_disk_acquire(handle, &virtual_disk);
     if (error) {
         return error;
     }
-    error = refuse(well_formed, virtual_disk->rights.get_info, reason);
+    bool allowed = to_change ? virtual_disk->rights.change
+                             : virtual_disk->rights.get_info;
     vd_virtual_disk_release(virtual_disk);
-    return error;
+    return refuse(well_formed, allowed, reason);
+}
+
+static vd_error
+refuse_to_tell(HANDLE handle, bool well_formed, const char *reason)
+{
+    return answer(handle, well_formed, false, reason);
 }
 
 static vd_error
 refuse_to_change(HANDLE handle, bool well_formed, const char *reason)
 {
-    struct vd_virtual_disk *virtual_disk;
-    vd_error error = vd_virtual_disk_acquire(handle, &virtual_disk);
-    if (error) {
-        return error;
-    }
-    error = refuse(well_formed, virtual_disk->rights.change, reason);
-    vd_virtual_disk_release(virtual_disk);
-    return error;
+    return answer(handle, well_formed, true, reason);
 }
 
 static bool
