@@ -59,9 +59,9 @@ def mounted(device: str, directory: pathlib.Path, *options: str) -> Iterator[Non
         run([require_tool("umount", package="mount"), str(directory)])
 
 
-def make_file_system(device: str) -> None:
+def make_file_system(device: str, *options: str) -> None:
     mkfs = require_tool("mkfs.ext4", package="e2fsprogs")
-    run([mkfs, "-q", "-F", device])
+    run([mkfs, "-q", "-F", *options, device])
 
 
 def check_file_system(device: str) -> None:
@@ -157,12 +157,16 @@ def test_a_chain_of_trees(kind: Kind, tool: Tool, tmp_path: pathlib.Path) -> Non
 def test_space_of_removed_files_is_used_again(
     kind: Kind, tool: Tool, tmp_path: pathlib.Path
 ) -> None:
-    """Removed and trimmed, written anew: the image file does not grow."""
+    """Removed and trimmed, written anew: the image file does not grow.
+
+    Without a journal: that goes on where it was at the last unmount, so that
+    it comes to blocks which were never written.
+    """
     path = tool.create(kind, SIZE, tmp_path / f"disk{kind.suffix}")
     mount_point = tmp_path / "mount"
     sizes = []
     with virtdisk.attach(path, drive_letter=False) as disk:
-        make_file_system(disk.physical_path)
+        make_file_system(disk.physical_path, "-O", "^has_journal")
         for name in ("one", "two", "three"):
             with mounted(disk.physical_path, mount_point):
                 (mount_point / name).write_bytes(os.urandom(128 * MIB))
@@ -173,4 +177,4 @@ def test_space_of_removed_files_is_used_again(
                 run([require_tool("fstrim", package="util-linux"), str(mount_point)])
         check_file_system(disk.physical_path)
     assert sizes[0] >= 128 * MIB
-    assert sizes[2] <= sizes[1] <= sizes[0] + 16 * kind.block
+    assert max(sizes) <= sizes[0] + 16 * kind.block  # wherever it puts the file
