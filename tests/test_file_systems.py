@@ -154,6 +154,27 @@ def test_a_chain_of_trees(kind: Kind, tool: Tool, tmp_path: pathlib.Path) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_space_of_a_discarded_disk_is_used_again(
+    kind: Kind, tool: Tool, tmp_path: pathlib.Path
+) -> None:
+    """Discarded and written anew, without a flush between: no larger."""
+    path = tool.create(kind, SIZE, tmp_path / f"disk{kind.suffix}")
+    blkdiscard = require_tool("blkdiscard", package="util-linux")
+    data = random.Random(1).randbytes(128 * MIB)
+    sizes = []
+    with virtdisk.attach(path, drive_letter=False) as disk:
+        for _ in range(3):
+            with open(disk.physical_path, "r+b", buffering=0) as device:
+                device.seek(MIB)
+                device.write(data)
+                os.fsync(device.fileno())
+            sizes.append(path.stat().st_size)
+            run([blkdiscard, disk.physical_path])
+    assert sizes[0] >= 128 * MIB
+    assert sizes == [sizes[0]] * 3
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_space_of_removed_files_is_used_again(
     kind: Kind, tool: Tool, tmp_path: pathlib.Path
 ) -> None:

@@ -134,6 +134,17 @@ fake_commit(struct vd_image *image)
     return call(fake_of(image), 'c');
 }
 
+static uint64_t
+fake_given_up(const struct vd_image *image)
+{
+    const struct fake *fake = (const struct fake *)image;
+    uint64_t count = 0;
+    for (size_t i = 0; i < 2 * BLOCKS; i++) {
+        count += fake->given_up[i];
+    }
+    return count * BLOCK;
+}
+
 static void
 fake_reclaim(struct vd_image *image)
 {
@@ -213,6 +224,7 @@ static const struct vd_format fake_format = {
     .begin = fake_begin,
     .zero = fake_zero,
     .commit = fake_commit,
+    .given_up = fake_given_up,
     .reclaim = fake_reclaim,
     .forget = fake_forget,
     .relocate = fake_relocate,

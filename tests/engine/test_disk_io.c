@@ -1,4 +1,4 @@
-/* Reading a disk, with a format that answers as a script says. */
+/* Reading and writing a disk, with a format that answers as a script says. */
 #include <string.h>
 
 #include "check.h"
@@ -20,6 +20,9 @@ struct scripted_image {
     struct vd_image image; /* first */
     const struct piece *pieces;
     vd_error error;
+    uint64_t given_up;
+    vd_error commit_error;
+    char calls[8]; /* commit, reclaim, write: a letter each */
 };
 
 static vd_error
@@ -45,7 +48,61 @@ scripted_lookup(struct vd_image *image, uint64_t offset, uint64_t length,
     return 0;
 }
 
-static const struct vd_format scripted_format = {.lookup = scripted_lookup};
+static void
+note(struct vd_image *image, const char *letter)
+{
+    struct scripted_image *scripted = (struct scripted_image *)image;
+    strncat(scripted->calls, letter,
+            sizeof(scripted->calls) - strlen(scripted->calls) - 1);
+}
+
+static vd_error
+scripted_begin(struct vd_image *image, enum vd_change change)
+{
+    (void)image;
+    CHECK_EQ(VD_CHANGE_CONTENT, change);
+    return 0;
+}
+
+static vd_error
+scripted_write(struct vd_image *image, const void *buffer, size_t length,
+               uint64_t offset)
+{
+    (void)buffer;
+    (void)length;
+    (void)offset;
+    note(image, "w");
+    return 0;
+}
+
+static vd_error
+scripted_commit(struct vd_image *image)
+{
+    note(image, "c");
+    return ((struct scripted_image *)image)->commit_error;
+}
+
+static uint64_t
+scripted_given_up(const struct vd_image *image)
+{
+    return ((const struct scripted_image *)image)->given_up;
+}
+
+static void
+scripted_reclaim(struct vd_image *image)
+{
+    note(image, "r");
+    ((struct scripted_image *)image)->given_up = 0;
+}
+
+static const struct vd_format scripted_format = {
+    .lookup = scripted_lookup,
+    .begin = scripted_begin,
+    .write = scripted_write,
+    .commit = scripted_commit,
+    .given_up = scripted_given_up,
+    .reclaim = scripted_reclaim,
+};
 
 static struct scripted_image
 scripted(const struct piece *pieces, struct memory_file *memory)
@@ -157,6 +214,38 @@ one_run_is_contiguous(void)
     }
 }
 
+/* Two writes to where there is nothing, with that much given up before. */
+static vd_error
+write_twice(struct scripted_image *image, uint64_t given_up)
+{
+    struct vd_disk *disk = one_layer(&image->image);
+    disk->writable = disk->live = true;
+    image->given_up = given_up;
+    image->calls[0] = 0;
+    vd_error error = vd_disk_write(disk, content, 512, 0);
+    if (error == 0) {
+        error = vd_disk_write(disk, content, 512, 1024);
+    }
+    one_layer_drop(disk);
+    return error;
+}
+
+static void
+much_that_is_given_up_is_used_again(void)
+{
+    static const struct piece nothing[] = {{SIZE, VD_EXTENT_ZERO, 0}};
+    const uint64_t much = 64ULL * 1024 * 1024;
+    struct memory_file memory = memory_file_over(content, SIZE);
+    struct scripted_image image = scripted(nothing, &memory);
+    CHECK_OK(write_twice(&image, much - 1));
+    CHECK_STR("ww", image.calls);
+    CHECK_OK(write_twice(&image, much));
+    CHECK_STR("crww", image.calls);
+    image.commit_error = 1117;
+    CHECK_EQ(1117, write_twice(&image, much));
+    CHECK_STR("c", image.calls); /* neither reclaimed nor written */
+}
+
 int
 main(void)
 {
@@ -166,5 +255,6 @@ main(void)
     reads_cross_extents();
     errors_are_told_apart();
     one_run_is_contiguous();
+    much_that_is_given_up_is_used_again();
     return check_result();
 }

@@ -84,7 +84,6 @@ give_up(struct compaction *work, uint64_t offset, uint64_t length,
 {
     struct vd_image *image = vd_disk_leaf(work->disk);
     VD_SCOPED_LOCK(&work->disk->mutator);
-    atomic_store(&work->disk->freed, true);
     work->uncommitted++;
     return to_parent ? image->format->forget(image, offset, length)
                      : image->format->zero(image, offset, length, true);
@@ -164,11 +163,7 @@ move_one(struct compaction *work, bool *moved_out)
 {
     struct vd_image *image = vd_disk_leaf(work->disk);
     VD_SCOPED_LOCK(&work->disk->mutator);
-    vd_error error = image->format->relocate(image, moved_out);
-    if (error == ERROR_SUCCESS && *moved_out) {
-        atomic_store(&work->disk->freed, true);
-    }
-    return error;
+    return image->format->relocate(image, moved_out);
 }
 
 static vd_error

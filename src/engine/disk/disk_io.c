@@ -12,6 +12,9 @@
 #include "base/trace.h"
 #include "disk/disk_private.h"
 
+/* So many bytes are worth a commit before the file grows instead. */
+#define GIVEN_UP_MAX (64ULL * 1024 * 1024)
+
 static vd_error
 lookup(struct vd_image *image, uint64_t offset, uint64_t length,
        struct vd_extent *out)
@@ -120,6 +123,39 @@ vd_disk_read_below(struct vd_disk *disk, void *buffer, size_t length,
     return error;
 }
 
+/* ---- committing: with the mutator's lock ---- */
+
+static uint64_t
+given_up(const struct vd_disk *disk)
+{
+    const struct vd_image *image = vd_disk_leaf(disk);
+    return image->format->given_up(image);
+}
+
+/* Space given up before this commit may be used again once all who looked
+ * it up before are through with it: nobody finds it any more, so it is enough
+ * that the gate was empty for a moment. */
+static void
+reclaim(struct vd_disk *disk)
+{
+    struct vd_image *image = vd_disk_leaf(disk);
+    pthread_rwlock_wrlock(&disk->gate);
+    pthread_rwlock_unlock(&disk->gate);
+    image->format->reclaim(image);
+}
+
+static vd_error
+commit(struct vd_disk *disk)
+{
+    struct vd_image *image = vd_disk_leaf(disk);
+    bool freed = given_up(disk) != 0;
+    vd_error error = image->format->commit(image);
+    if (error == ERROR_SUCCESS && freed) {
+        reclaim(disk);
+    }
+    return error;
+}
+
 /* ---- writing ---- */
 
 static vd_error
@@ -157,13 +193,21 @@ write_present(struct vd_disk *disk, const uint8_t *buffer, uint64_t length,
     return error;
 }
 
+/* Whoever writes a disk anew that he has discarded need not flush between the
+ * two; the file would become twice as long. */
 static vd_error
 allocate(struct vd_disk *disk, const uint8_t *buffer, uint64_t length,
          uint64_t offset)
 {
     struct vd_image *image = vd_disk_leaf(disk);
+    vd_error error = ERROR_SUCCESS;
     VD_SCOPED_LOCK(&disk->mutator);
-    return image->format->write(image, buffer, (size_t)length, offset);
+    if (given_up(disk) >= GIVEN_UP_MAX) {
+        error = commit(disk);
+    }
+    return error != ERROR_SUCCESS
+               ? error
+               : image->format->write(image, buffer, (size_t)length, offset);
 }
 
 static vd_error
@@ -285,13 +329,9 @@ zero_all(struct vd_disk *disk, uint64_t offset, uint64_t length, bool may_free)
         return error;
     }
     VD_SCOPED_LOCK(&disk->mutator);
-    error = disk->layer_count > 1
-                ? zero_child(disk, offset, offset + length, may_free)
-                : image->format->zero(image, offset, length, may_free);
-    if (may_free) {
-        atomic_store(&disk->freed, true);
-    }
-    return error;
+    return disk->layer_count > 1
+               ? zero_child(disk, offset, offset + length, may_free)
+               : image->format->zero(image, offset, length, may_free);
 }
 
 /* ---- changes, of the mirror too if there is one ---- */
@@ -360,32 +400,11 @@ vd_disk_zero(struct vd_disk *disk, uint64_t offset, uint64_t length,
 
 /* ---- flushing ---- */
 
-/* Space given up before this commit may be used again once all who looked
- * it up before are through with it: nobody finds it any more, so it is enough
- * that the gate was empty for a moment. */
-static void
-reclaim(struct vd_disk *disk)
-{
-    struct vd_image *image = vd_disk_leaf(disk);
-    if (image->format->reclaim == NULL) {
-        return;
-    }
-    pthread_rwlock_wrlock(&disk->gate);
-    pthread_rwlock_unlock(&disk->gate);
-    image->format->reclaim(image);
-}
-
 vd_error
 vd_disk_commit(struct vd_disk *disk)
 {
-    struct vd_image *image = vd_disk_leaf(disk);
     VD_SCOPED_LOCK(&disk->mutator);
-    bool freed = atomic_exchange(&disk->freed, false);
-    vd_error error = image->format->commit(image);
-    if (error == ERROR_SUCCESS && freed) {
-        reclaim(disk);
-    }
-    return error;
+    return commit(disk);
 }
 
 /* Runs one flush for everybody; called and left with the lock held. */

@@ -36,7 +36,6 @@ struct vd_disk {
     pthread_mutex_t mutator; /* one thread in the changing functions */
     pthread_rwlock_t gate;   /* shared: payload is being transferred */
     atomic_bool begun;
-    atomic_bool freed; /* zero has given up space since the last reclaim */
     struct vd_disk_flush flush;
 
     pthread_rwlock_t mirror_lock; /* shared: a change is being made */

@@ -205,6 +205,9 @@ struct vd_format {
      * included.  After an error the image takes no further change. */
     vd_error (*commit)(struct vd_image *image);
 
+    /* How many bytes have been given up and not been reclaimed. */
+    uint64_t (*given_up)(const struct vd_image *image);
+
     /* No lookup's answer given before is in use any more: space that zero
      * has given up (and whose release is committed) may be used again, and
      * is given back to the file system as far as that can be done. */

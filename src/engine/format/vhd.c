@@ -184,6 +184,7 @@ const struct vd_format vd_vhd_format = {
     .write = vd_vhd_write,
     .zero = vd_vhd_zero,
     .commit = vd_vhd_commit,
+    .given_up = vd_vhd_given_up,
     .reclaim = vd_vhd_reclaim,
     .resize = vd_vhd_resize,
     .forget = vd_vhd_forget,

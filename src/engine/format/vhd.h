@@ -100,6 +100,7 @@ struct vd_vhd_free_block {
 struct vd_vhd_space {
     struct vd_vhd_free_block *blocks;
     size_t count, capacity;
+    size_t waiting; /* how many have not been reclaimed */
 };
 
 /* ---- footers in the file ---- */
@@ -331,6 +332,7 @@ VD_MUST_CHECK
 vd_error vd_vhd_space_take(struct vd_vhd_image *vhd, uint64_t *place_out,
                            bool *found_out);
 
+uint64_t vd_vhd_given_up(const struct vd_image *image);
 void vd_vhd_reclaim(struct vd_image *image);
 
 /* What may be used again is left to compacting. */

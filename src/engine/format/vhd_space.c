@@ -34,6 +34,14 @@ vd_vhd_space_give_up(struct vd_vhd_image *vhd, uint64_t place, bool reclaimed)
         .commit = vhd->commits + 1,
         .reclaimed = reclaimed,
     };
+    space->waiting += reclaimed ? 0 : 1;
+}
+
+uint64_t
+vd_vhd_given_up(const struct vd_image *image)
+{
+    const struct vd_vhd_image *vhd = (const struct vd_vhd_image *)image;
+    return (uint64_t)vhd->space.waiting * vhd->header.block_size;
 }
 
 /* The file system gets the space back, and it reads as zeros. */
@@ -73,7 +81,10 @@ vd_vhd_reclaim(struct vd_image *image)
     vhd->reclaims++;
     for (size_t i = 0; i < vhd->space.count; i++) {
         struct vd_vhd_free_block *block = &vhd->space.blocks[i];
-        block->reclaimed |= block->commit <= vhd->commits;
+        if (!block->reclaimed && block->commit <= vhd->commits) {
+            block->reclaimed = true;
+            vhd->space.waiting--;
+        }
         if (block->reclaimed && block->place < atomic_load(&vhd->data_end) &&
             punch(vhd, block) != ERROR_SUCCESS) {
             vd_trace(VD_TRACE_FORMAT, "VHD: free space keeps its data");

@@ -229,6 +229,7 @@ const struct vd_format vd_vhdx_format = {
     .write = vd_vhdx_write,
     .zero = vd_vhdx_zero,
     .commit = vd_vhdx_commit,
+    .given_up = vd_vhdx_given_up,
     .reclaim = vd_vhdx_reclaim,
     .resize = vd_vhdx_resize,
     .forget = vd_vhdx_forget,

@@ -288,8 +288,9 @@ struct vhdx_free_space {
 struct vhdx_space {
     struct vhdx_free_space *pieces;
     size_t count, capacity;
-    uint64_t end;     /* new space starts here, on a MiB */
-    uint64_t changes; /* how often any of this has changed */
+    uint64_t given_up; /* bytes in that state */
+    uint64_t end;      /* new space starts here, on a MiB */
+    uint64_t changes;  /* how often any of this has changed */
 };
 
 /* What is in use, by place: see vhdx_compact.c. */

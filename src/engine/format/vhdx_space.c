@@ -31,18 +31,24 @@ vd_vhdx_space_reserve(struct vhdx_image *vhdx)
     return ERROR_SUCCESS;
 }
 
+static void
+add(struct vhdx_space *space, struct vhdx_free_space piece)
+{
+    space->changes++;
+    space->pieces[space->count++] = piece;
+}
+
 void
 vd_vhdx_space_give_up(struct vhdx_image *vhdx, uint64_t offset,
                       uint64_t length, uint64_t commit)
 {
-    struct vhdx_space *space = &vhdx->space;
-    space->changes++;
-    space->pieces[space->count++] = (struct vhdx_free_space){
-        .offset = offset,
-        .length = length,
-        .commit = commit,
-        .state = VHDX_SPACE_GIVEN_UP,
-    };
+    vhdx->space.given_up += length;
+    add(&vhdx->space, (struct vhdx_free_space){
+                          .offset = offset,
+                          .length = length,
+                          .commit = commit,
+                          .state = VHDX_SPACE_GIVEN_UP,
+                      });
 }
 
 void
@@ -52,8 +58,17 @@ vd_vhdx_space_put_back(struct vhdx_image *vhdx, uint64_t offset,
     if (vd_vhdx_space_reserve(vhdx) != ERROR_SUCCESS) {
         return; /* found again when the image is compacted */
     }
-    vd_vhdx_space_give_up(vhdx, offset, length, 0);
-    vhdx->space.pieces[vhdx->space.count - 1].state = VHDX_SPACE_FREE;
+    add(&vhdx->space, (struct vhdx_free_space){
+                          .offset = offset,
+                          .length = length,
+                          .state = VHDX_SPACE_FREE,
+                      });
+}
+
+uint64_t
+vd_vhdx_given_up(const struct vd_image *image)
+{
+    return ((const struct vhdx_image *)image)->space.given_up;
 }
 
 void
@@ -65,6 +80,7 @@ vd_vhdx_reclaim(struct vd_image *image)
         if (piece->state == VHDX_SPACE_GIVEN_UP &&
             piece->commit <= vhdx->commits) {
             piece->state = VHDX_SPACE_FREE;
+            vhdx->space.given_up -= piece->length;
         }
     }
 }

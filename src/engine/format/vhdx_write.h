@@ -156,6 +156,7 @@ VD_MUST_CHECK
 vd_error vd_vhdx_commit(struct vd_image *image);
 VD_MUST_CHECK
 vd_error vd_vhdx_end(struct vhdx_image *vhdx);
+uint64_t vd_vhdx_given_up(const struct vd_image *image);
 void vd_vhdx_reclaim(struct vd_image *image);
 
 /* An empty log entry that says of the file what atomic file_size says. */
