@@ -60,7 +60,7 @@ def test_c(name: str, engine_build: Build, tmp_path: pathlib.Path) -> None:
     run_program(engine_build.link(name), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["test_chain", "test_upkeep"])
+@pytest.mark.parametrize("name", ["test_chain", "test_gate", "test_upkeep"])
 def test_many_threads_on_one_disk(
     name: str, thread_build: Build, tmp_path: pathlib.Path
 ) -> None:

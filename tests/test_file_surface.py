@@ -1018,3 +1018,31 @@ def test_compacted_while_it_is_read(user: User) -> None:
     assert user.do(compact) == bytes(half) + pattern(size)[half:]
     assert before - image.stat().st_size >= half
     wait_for(user.nothing_left, "no socket stays")
+
+
+def test_resized_while_it_is_used(user: User) -> None:
+    """The file has another length, also for who has it open already."""
+    image = make_dynamic(user, "vhdx")
+    end = b"end" * 1365 + b"\n"
+
+    def work() -> object:
+        with virtdisk.attach(image) as disk:
+            with open(disk.physical_path, "r+b", buffering=0) as file:
+                virtdisk.open(image).resize(2 * SIZE)
+                assert os.pread(file.fileno(), SIZE, 0) == pattern(SIZE)
+                assert os.pread(file.fileno(), 4096, 2 * SIZE - 4096) == bytes(4096)
+                os.pwrite(file.fileno(), end, 2 * SIZE - 4096)
+                assert os.fstat(file.fileno()).st_size == 2 * SIZE
+                disk.resize(SIZE, allow_unsafe=True)
+                assert os.pread(file.fileno(), 4096, SIZE) == b""
+                with pytest.raises(OSError, match="File too large"):
+                    os.pwrite(file.fileno(), bytes(4096), SIZE)
+                disk.resize(2 * SIZE)
+                assert os.pread(file.fileno(), SIZE, SIZE) == bytes(SIZE)
+                os.pwrite(file.fileno(), end, 2 * SIZE - 4096)
+                os.fsync(file.fileno())
+            return disk.info.virtual_size
+
+    assert user.do(work) == 2 * SIZE
+    content = user.do(lambda: read_raw(image))
+    assert content == pattern(SIZE) + bytes(SIZE - 4096) + end

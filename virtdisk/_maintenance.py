@@ -311,8 +311,8 @@ class Maintenance:
 
         A disk is made smaller only as far as its last partition reaches,
         unless told otherwise.  Partitions and file systems keep their sizes.
-        An attached VHDX can be resized on Windows, and on Linux if it is
-        attached with ``AttachFlag.NO_LOCAL_HOST``.
+        A VHDX that is attached for writing can be resized; on Linux not a
+        fixed one with a device.
 
         Args:
             size: The new size in bytes, in whole sectors.
@@ -328,8 +328,10 @@ class Maintenance:
                 0xC03A0026 if nobody can tell because there is no partition
                 table, 0xC03A0027 if it is at the smallest size already,
                 0xC03A001B for a VHD that shall shrink, 0xC03A0012 for a size
-                that the format cannot hold, 87 for part of a sector, 32 or
-                0xC03A001C while it is attached, 112 without space.
+                that the format cannot hold, 87 for part of a sector, 19 while
+                it is attached for reading, 32 or 0xC03A001C while it is
+                attached in another way that does not allow it, 5 without the
+                right to its device, 112 without space.
 
         Source: ResizeVirtualDisk.
         """

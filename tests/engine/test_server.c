@@ -801,7 +801,9 @@ static int
 perform(uint32_t opcode, const void *payload, size_t length)
 {
     static uint8_t reply[4096];
-    struct vd_fuse_file file = {.length = 4096, .read_only = true};
+    struct vd_gate gate;
+    struct vd_fuse_file file = {.gate = &gate, .read_only = true};
+    vd_gate_init(&gate, 4096);
     struct vd_fuse_request request = {payload, length, reply};
     return vd_fuse_perform(&file, opcode, &request);
 }

@@ -80,10 +80,12 @@ class Build:
         run([self.compiler, *self.flags, "-c", "-o", str(target), str(source)])
         return target
 
-    def make_archive(self, layers: list[str]) -> None:
-        """All of these layers and the helpers of the tests."""
+    def make_archive(self, parts: list[str]) -> None:
+        """These files, all of these layers, and the helpers of the tests."""
         sources = [
-            path for layer in layers for path in sorted((ENGINE / layer).glob("*.c"))
+            path
+            for part in parts
+            for path in sorted(ENGINE.glob(part if "." in part else f"{part}/*.c"))
         ]
         sources += [C_TESTS / name for name in HELPERS]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -111,15 +113,15 @@ class Build:
 
 
 def compiled(
-    factory: pytest.TempPathFactory, layers: list[str], sanitizers: str
+    factory: pytest.TempPathFactory, parts: list[str], sanitizers: str
 ) -> Build:
-    """These layers, ready to be linked."""
+    """These layers and files, ready to be linked."""
     build = Build(
         compiler=require_tool("gcc", package="gcc"),
         directory=factory.mktemp("build"),
         sanitizers=sanitizers,
     )
-    build.make_archive(layers)
+    build.make_archive(parts)
     return build
 
 
@@ -138,5 +140,6 @@ def disk_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 @pytest.fixture(scope="session")
 def thread_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Formats and disks with ThreadSanitizer."""
-    return compiled(tmp_path_factory, LOWER_LAYERS, "thread")
+    """Formats and disks, and how they are served, with ThreadSanitizer."""
+    parts = [*LOWER_LAYERS, "server/gate.c"]
+    return compiled(tmp_path_factory, parts, "thread")

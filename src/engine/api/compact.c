@@ -70,21 +70,6 @@ compact_live(struct vd_virtual_disk *virtual_disk, int fd,
     return error;
 }
 
-static vd_error
-open_image(struct vd_virtual_disk *virtual_disk, int *fd_out)
-{
-    struct vd_disk_files files;
-    pthread_rwlock_rdlock(&virtual_disk->disk_lock);
-    struct vd_layer_set leaf = {.has = {true}};
-    vd_error error = vd_disk_reopen_some(virtual_disk->disk, 1, &leaf, &files);
-    pthread_rwlock_unlock(&virtual_disk->disk_lock);
-    if (!error) {
-        *fd_out = vd_take_fd(&files.fds[0]);
-        vd_disk_files_close(&files);
-    }
-    return error;
-}
-
 /* ERROR_NOT_FOUND if it is not attached for reading. */
 static vd_error
 compact_attached(struct vd_virtual_disk *virtual_disk,
@@ -92,7 +77,7 @@ compact_attached(struct vd_virtual_disk *virtual_disk,
                  struct vd_progress *progress)
 {
     VD_AUTO_CLOSE int fd = -1;
-    vd_error error = open_image(virtual_disk, &fd);
+    vd_error error = vd_virtual_disk_open_image(virtual_disk, &fd);
     if (error) {
         return error;
     }

@@ -2,7 +2,8 @@
  * GetVirtualDiskInformation (virtdisk.h): one table, class -> function.
  *
  * What an image is does not change while it is open.  What it contains does,
- * so those classes that ask for it look at the image once more; what is only
+ * and how large it is, so those classes that ask for it look at the image once
+ * more; what is only
  * in the memory of another attachment they cannot see.
  *
  * A class that this image does not have fails with its own code whatever the
@@ -33,6 +34,21 @@ struct answer {
     struct vd_multi_sz text;
 };
 
+/* Others may have given it another one while it is attached.  What cannot be
+ * looked at any more has the size that it had. */
+static uint64_t
+size_now(const struct vd_virtual_disk *virtual_disk)
+{
+    uint64_t size = vd_disk_size_bytes(virtual_disk->disk);
+    struct vd_disk *now;
+    if (vd_disk_resizes_in_use(virtual_disk->disk) &&
+        vd_look_again(virtual_disk->disk, true, &now) == ERROR_SUCCESS) {
+        size = vd_disk_size_bytes(now);
+        vd_disk_close(now);
+    }
+    return size;
+}
+
 static vd_error
 get_size(struct vd_virtual_disk *virtual_disk, struct answer *out)
 {
@@ -42,7 +58,7 @@ get_size(struct vd_virtual_disk *virtual_disk, struct answer *out)
     if (error) {
         return error;
     }
-    out->info.Size.VirtualSize = info->size_bytes;
+    out->info.Size.VirtualSize = size_now(virtual_disk);
     out->info.Size.PhysicalSize = file_size;
     out->info.Size.BlockSize = info->block_size;
     out->info.Size.SectorSize = info->sector_size;

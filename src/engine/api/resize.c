@@ -11,8 +11,8 @@
 #include "api/operation.h"
 #include "api/refuse.h"
 #include "api/virtual_disk.h"
+#include "base/cleanup.h"
 #include "disk/resize.h"
-#include "format/format.h"
 
 #define RESIZE_FLAGS                                                          \
     (RESIZE_VIRTUAL_DISK_FLAG_ALLOW_UNSAFE_VIRTUAL_SIZE |                     \
@@ -35,36 +35,50 @@ may_be_attached(struct vd_virtual_disk *virtual_disk,
                 const struct vd_resize *resize)
 {
     pthread_rwlock_rdlock(&virtual_disk->disk_lock);
-    uint32_t device_id = vd_disk_format(virtual_disk->disk)->device_id;
+    bool resizes = vd_disk_resizes_in_use(virtual_disk->disk);
     pthread_rwlock_unlock(&virtual_disk->disk_lock);
-    return resize->mode != VD_RESIZE_GROW &&
-           device_id == VIRTUAL_STORAGE_TYPE_DEVICE_VHDX;
+    return resize->mode != VD_RESIZE_GROW && resizes;
 }
 
 static vd_error
-resize_live(struct vd_virtual_disk *virtual_disk, struct vd_live *live,
-            const struct vd_resize *resize)
+resize_live(struct vd_live *live, const struct vd_resize *resize)
 {
     vd_error error = vd_live_resize(live, resize);
     vd_live_leave(live);
-    vd_offline_look_again(virtual_disk);
     return error;
+}
+
+/* ERROR_NOT_FOUND if it is not attached, or to another handle alone. */
+static vd_error
+resize_attached(struct vd_virtual_disk *virtual_disk,
+                const struct vd_resize *resize)
+{
+    struct vd_live *live;
+    VD_AUTO_CLOSE int fd = -1;
+    if (vd_virtual_disk_enter(virtual_disk, &live) == ERROR_SUCCESS) {
+        return resize_live(live, resize);
+    }
+    vd_error error = vd_virtual_disk_open_image(virtual_disk, &fd);
+    return error ? error
+                 : vd_attached_resize(virtual_disk->file_id, fd, resize);
 }
 
 static vd_error
 resize(struct vd_virtual_disk *virtual_disk, const void *arguments,
        struct vd_progress *progress)
 {
-    struct vd_live *live;
     struct vd_offline_work work = {
         .run = resize_disk,
         .arguments = arguments,
     };
-    if (may_be_attached(virtual_disk, arguments) &&
-        vd_virtual_disk_enter(virtual_disk, &live) == ERROR_SUCCESS) {
-        return resize_live(virtual_disk, live, arguments);
+    vd_error error = may_be_attached(virtual_disk, arguments)
+                         ? resize_attached(virtual_disk, arguments)
+                         : ERROR_NOT_FOUND;
+    if (error == ERROR_NOT_FOUND) {
+        return vd_offline_run(virtual_disk, &work, progress);
     }
-    return vd_offline_run(virtual_disk, &work, progress);
+    vd_offline_look_again(virtual_disk);
+    return error;
 }
 
 static vd_error

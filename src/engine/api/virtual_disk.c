@@ -222,3 +222,18 @@ vd_virtual_disk_locate(struct vd_virtual_disk *virtual_disk,
     }
     return error;
 }
+
+vd_error
+vd_virtual_disk_open_image(struct vd_virtual_disk *virtual_disk, int *fd_out)
+{
+    struct vd_layer_set leaf = {.has = {true}};
+    struct vd_disk_files files;
+    pthread_rwlock_rdlock(&virtual_disk->disk_lock);
+    vd_error error = vd_disk_reopen_some(virtual_disk->disk, 1, &leaf, &files);
+    pthread_rwlock_unlock(&virtual_disk->disk_lock);
+    if (!error) {
+        *fd_out = vd_take_fd(&files.fds[0]);
+        vd_disk_files_close(&files);
+    }
+    return error;
+}

@@ -107,6 +107,12 @@ VD_MUST_CHECK
 vd_error vd_virtual_disk_enter(struct vd_virtual_disk *virtual_disk,
                                struct vd_live **out);
 
+/* A new open file of the image, for reading and writing, without locks: by it
+ * whoever uses the image sees that the caller may change it. */
+VD_MUST_CHECK
+vd_error vd_virtual_disk_open_image(struct vd_virtual_disk *virtual_disk,
+                                    int *fd_out);
+
 /* Ends this process's hold on the attachment.  Call with lock held. */
 void vd_virtual_disk_drop_attachment(struct vd_virtual_disk *virtual_disk);
 

@@ -198,12 +198,13 @@ lock_image(const struct building *building)
 
 /* -- the device -- */
 
-/* What is written to all the time cannot be worked on besides. */
+/* What is only read can be compacted, the rest be resized or not. */
 static vd_error
 listen_for_upkeep(struct building *building, const struct vd_surface *surface)
 {
     if (!surface->serves || building->dir < 0 ||
-        !building->attachment->record.read_only) {
+        (!building->attachment->record.read_only &&
+         !vd_disk_resizes_in_use(building->disk))) {
         return ERROR_SUCCESS;
     }
     return vd_upkeep_socket_listen(building->dir, &building->listener);

@@ -140,6 +140,23 @@ vd_error vd_attached_compact(struct vd_file_id file_id, int fd,
                              const struct vd_compact_options *options,
                              struct vd_progress *progress);
 
+/*
+ * Resizes an image that any process has attached for writing, with a device or
+ * as a file; fd is the image, open for reading and writing, and stays the
+ * caller's.  The device has the new size on return.  If it cannot be given to
+ * it in the end, or nobody is left to do so, the disk is as large as it was or
+ * is to be, and the same call again lets the device follow.
+ *
+ * ERROR_NOT_FOUND if it is not attached so; ERROR_ACCESS_DENIED if it is
+ * somebody else's, or without the right to the device: nothing has changed
+ * then; ERROR_OPERATION_ABORTED if it is detached meanwhile;
+ * ERROR_WRITE_PROTECT; ERROR_VHD_RESIZE_WOULD_TRUNCATE_DATA also if a part of
+ * the disk that is shown would not be all there; those of vd_disk_resize.
+ */
+VD_MUST_CHECK
+vd_error vd_attached_resize(struct vd_file_id file_id, int fd,
+                            const struct vd_resize *resize);
+
 /* Detaches an image that any process attached.  As vd_attachment_detach;
  * ERROR_NOT_READY if it is not attached. */
 VD_MUST_CHECK

@@ -15,7 +15,6 @@
 #include "attach/paths.h"
 #include "attach/registry.h"
 #include "attach/upkeep.h"
-#include "attach/upkeep_socket.h"
 #include "base/cleanup.h"
 #include "base/trace.h"
 
@@ -209,7 +208,7 @@ vd_attached_find(struct vd_file_id file_id, struct vd_attached *out)
     return error;
 }
 
-/* -- detaching -- */
+/* -- finding -- */
 
 /* The entry of an image; ERROR_NOT_FOUND. */
 static vd_error
@@ -233,24 +232,23 @@ find_entry(int dir, struct vd_file_id file_id, struct vd_entry *out)
 }
 
 static vd_error
-detach_from(const char *path, struct vd_file_id file_id)
+open_entry_in(const char *path, struct vd_file_id file_id, int *dir_out,
+              struct vd_entry *out)
 {
     VD_AUTO_CLOSE int dir = -1;
-    struct vd_entry entry;
     vd_error error = vd_registry_open(path, false, &dir);
     if (error == ERROR_SUCCESS) {
-        error = find_entry(dir, file_id, &entry);
+        error = find_entry(dir, file_id, out);
     }
-    if (error != ERROR_SUCCESS) {
-        return error;
+    if (error == ERROR_SUCCESS) {
+        *dir_out = vd_take_fd(&dir);
     }
-    error = vd_detach_entry(dir, &entry);
-    vd_entry_close(&entry);
     return error;
 }
 
-static vd_error
-detach_file(struct vd_file_id file_id)
+vd_error
+vd_attached_open_entry(struct vd_file_id file_id, int *dir_out,
+                       struct vd_entry *out)
 {
     struct registries registries;
     vd_error error = find_registries(&registries);
@@ -259,10 +257,26 @@ detach_file(struct vd_file_id file_id)
     }
     error = ERROR_NOT_FOUND;
     for (size_t i = 0; i < registries.count && error == ERROR_NOT_FOUND; i++) {
-        error = detach_from(registries.paths[i], file_id);
+        error = open_entry_in(registries.paths[i], file_id, dir_out, out);
     }
     free_registries(&registries);
-    return error == ERROR_NOT_FOUND ? ERROR_NOT_READY : error;
+    return error;
+}
+
+/* -- detaching -- */
+
+static vd_error
+detach_file(struct vd_file_id file_id)
+{
+    VD_AUTO_CLOSE int dir = -1;
+    struct vd_entry entry;
+    vd_error error = vd_attached_open_entry(file_id, &dir, &entry);
+    if (error != ERROR_SUCCESS) {
+        return error == ERROR_NOT_FOUND ? ERROR_NOT_READY : error;
+    }
+    error = vd_detach_entry(dir, &entry);
+    vd_entry_close(&entry);
+    return error;
 }
 
 vd_error
@@ -273,41 +287,6 @@ vd_attached_detach(struct vd_file_id file_id)
         error = detach_file(file_id);
         vd_held_leave();
     }
-    return error;
-}
-
-/* -- upkeep -- */
-
-static vd_error
-connect_in(const char *path, struct vd_file_id file_id, int *server_out)
-{
-    VD_AUTO_CLOSE int dir = -1;
-    struct vd_entry entry;
-    vd_error error = vd_registry_open(path, false, &dir);
-    if (error == ERROR_SUCCESS) {
-        error = find_entry(dir, file_id, &entry);
-    }
-    if (error != ERROR_SUCCESS) {
-        return error;
-    }
-    error = vd_upkeep_socket_connect(dir, entry.record.name, server_out);
-    vd_entry_close(&entry);
-    return error;
-}
-
-vd_error
-vd_attached_connect(struct vd_file_id file_id, int *server_out)
-{
-    struct registries registries;
-    vd_error error = find_registries(&registries);
-    if (error != ERROR_SUCCESS) {
-        return error;
-    }
-    error = ERROR_NOT_FOUND;
-    for (size_t i = 0; i < registries.count && error == ERROR_NOT_FOUND; i++) {
-        error = connect_in(registries.paths[i], file_id, server_out);
-    }
-    free_registries(&registries);
     return error;
 }
 

@@ -187,29 +187,23 @@ reopen(struct vd_live *live)
     pthread_cond_broadcast(&live->changed);
 }
 
-/* What is shown must be there afterwards too. */
-static vd_error
-check_window(const struct vd_live *live, const struct vd_resize *resize)
+static struct vd_disk_window
+window_of(const struct vd_live *live)
 {
     const struct vd_scsi_unit *unit = &live->scsi.unit;
-    uint64_t end = live->scsi.offset + unit->blocks * unit->block_size;
-    if (!vd_disk_writable(live->disk)) {
-        vd_trace(VD_TRACE_ATTACH, "attached for reading");
-        return ERROR_WRITE_PROTECT;
-    }
-    if (!live->whole &&
-        (resize->size_bytes < end || resize->mode == VD_RESIZE_SMALLEST)) {
-        vd_trace(VD_TRACE_ATTACH, "what is shown would not be there");
-        return ERROR_VHD_RESIZE_WOULD_TRUNCATE_DATA;
-    }
-    return ERROR_SUCCESS;
+    return (struct vd_disk_window){
+        .offset = live->scsi.offset,
+        .length = unit->blocks * unit->block_size,
+        .whole = live->whole,
+    };
 }
 
 static vd_error
 resize_shut(struct vd_live *live, const struct vd_resize *resize)
 {
     uint64_t before = vd_disk_size_bytes(live->disk);
-    vd_error error = check_window(live, resize);
+    struct vd_disk_window window = window_of(live);
+    vd_error error = vd_disk_check_window(live->disk, &window, resize);
     if (error == ERROR_SUCCESS) {
         error = vd_disk_resize(live->disk, resize);
     }

@@ -428,6 +428,12 @@ vd_loop_hold(const struct vd_loop *loop, int *fd_out)
 }
 
 vd_error
+vd_loop_open_writable(const struct vd_loop *loop, int *fd_out)
+{
+    return open_bound(loop, O_RDWR, fd_out);
+}
+
+vd_error
 vd_loop_claim(const struct vd_loop *loop, int *fd_out)
 {
     return open_bound(loop, O_RDONLY | O_EXCL, fd_out);

@@ -20,7 +20,7 @@ struct vd_loop_options {
     int image_fd; /* the kernel keeps the open file, locks included */
     const char *image_path; /* only to be shown */
     uint64_t offset;        /* of the image file, bytes */
-    uint64_t length;
+    uint64_t length;        /* 0: to its end, wherever that comes to be */
     uint32_t sector_size;
     bool read_only;
     bool direct_io; /* where the host's file system can */
@@ -57,10 +57,31 @@ bool vd_loop_bound(const struct vd_loop *loop);
 VD_MUST_CHECK
 vd_error vd_loop_hold(const struct vd_loop *loop, int *fd_out);
 
+/* The same, to write to it. */
+VD_MUST_CHECK
+vd_error vd_loop_open_writable(const struct vd_loop *loop, int *fd_out);
+
 /* Opens it exclusively: ERROR_BUSY if it is mounted or otherwise claimed, in
  * whatever mount namespace. */
 VD_MUST_CHECK
 vd_error vd_loop_claim(const struct vd_loop *loop, int *fd_out);
+
+/* Opens it to change its size, which the kernel has said that it lets this
+ * process do.  ERROR_ACCESS_DENIED if it does not; ERROR_NOT_READY. */
+VD_MUST_CHECK
+vd_error vd_loop_open_capacity(const struct vd_loop *loop, int *fd_out);
+
+/* Makes the device as long as its file, which has been given so many bytes,
+ * and brings nothing but that about: it is the caller's to know that the
+ * kernel may ask for the file's length.  ERROR_IO_DEVICE if it comes to
+ * another one. */
+VD_MUST_CHECK
+vd_error vd_loop_follow(int fd, uint64_t length);
+
+/* Brings what was written to the device to its file, and forgets what was
+ * read, which others have changed or may. */
+VD_MUST_CHECK
+vd_error vd_loop_sync(int fd);
 
 /* Whether the kernel is to free the device when the last opener closes it. */
 VD_MUST_CHECK

@@ -21,7 +21,7 @@ struct vd_server_visible {
 
 struct vd_server_options {
     const struct vd_disk_files *files; /* locked; they stay the caller's */
-    const int *listener; /* for upkeep, if it is read_only; NULL: none */
+    const int *listener;               /* for upkeep; NULL: none */
     bool read_only;
     uint64_t window_offset; /* the part of the disk to show, in bytes */
     uint64_t window_length;

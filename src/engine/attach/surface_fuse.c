@@ -31,7 +31,6 @@ create_device(const struct vd_disk *disk,
     struct vd_loop_options options = {
         .image_fd = file,
         .image_path = vd_disk_path(disk),
-        .length = request->window_length,
         .sector_size = vd_disk_sector_size(disk),
         .read_only = vd_request_is_read_only(disk, request),
         .direct_io = true,

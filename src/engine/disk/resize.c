@@ -137,13 +137,9 @@ change_size(struct vd_disk *disk, uint64_t size_bytes)
 static vd_error
 shrink(struct vd_disk *disk, uint64_t size_bytes, enum vd_resize_mode mode)
 {
-    vd_error error = ERROR_SUCCESS;
-    if (mode != VD_RESIZE_UNSAFE) {
-        error = check_safe(disk, size_bytes);
-        if (error == ERROR_SUCCESS) {
-            error = vd_gpt_move_backup(disk, size_bytes);
-        }
-    }
+    vd_error error = mode != VD_RESIZE_UNSAFE
+                         ? vd_gpt_move_backup(disk, size_bytes)
+                         : ERROR_SUCCESS;
     return error != ERROR_SUCCESS ? error : change_size(disk, size_bytes);
 }
 
@@ -159,16 +155,61 @@ run(struct vd_disk *disk, uint64_t size_bytes, enum vd_resize_mode mode)
 }
 
 vd_error
-vd_disk_resize(struct vd_disk *disk, const struct vd_resize *resize)
+vd_disk_plan_resize(struct vd_disk *disk, const struct vd_resize *resize,
+                    uint64_t *size_out)
 {
-    uint64_t size_bytes = resize->size_bytes;
     vd_error error = check_kind(disk, resize);
     if (error == ERROR_SUCCESS) {
         error = check_size(disk, resize);
     }
-    if (error == ERROR_SUCCESS && resize->mode == VD_RESIZE_SMALLEST) {
-        error = find_smallest(disk, &size_bytes);
+    if (error != ERROR_SUCCESS) {
+        return error;
     }
+    if (resize->mode == VD_RESIZE_SMALLEST) {
+        return find_smallest(disk, size_out);
+    }
+    if (resize->mode != VD_RESIZE_UNSAFE &&
+        resize->size_bytes < vd_disk_size_bytes(disk)) {
+        error = check_safe(disk, resize->size_bytes);
+    }
+    if (error == ERROR_SUCCESS) {
+        *size_out = resize->size_bytes;
+    }
+    return error;
+}
+
+vd_error
+vd_disk_resize(struct vd_disk *disk, const struct vd_resize *resize)
+{
+    uint64_t size_bytes;
+    vd_error error = vd_disk_plan_resize(disk, resize, &size_bytes);
     return error != ERROR_SUCCESS ? error
                                   : run(disk, size_bytes, resize->mode);
+}
+
+/* ---- while it is used ---- */
+
+bool
+vd_disk_resizes_in_use(const struct vd_disk *disk)
+{
+    return vd_disk_format(disk)->resizes_in_use;
+}
+
+vd_error
+vd_disk_check_window(const struct vd_disk *disk,
+                     const struct vd_disk_window *window,
+                     const struct vd_resize *resize)
+{
+    if (!vd_disk_writable(disk)) {
+        vd_trace(VD_TRACE_DISK, "attached for reading");
+        return ERROR_WRITE_PROTECT;
+    }
+    if (!window->whole &&
+        (resize->mode == VD_RESIZE_SMALLEST ||
+         resize->size_bytes < window->offset ||
+         resize->size_bytes - window->offset < window->length)) {
+        vd_trace(VD_TRACE_DISK, "what is shown would not be there");
+        return ERROR_VHD_RESIZE_WOULD_TRUNCATE_DATA;
+    }
+    return ERROR_SUCCESS;
 }

@@ -4,6 +4,7 @@
 #ifndef VD_DISK_RESIZE_H
 #define VD_DISK_RESIZE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -31,6 +32,32 @@ struct vd_resize {
  */
 VD_MUST_CHECK
 vd_error vd_disk_smallest_safe_size(struct vd_disk *disk, uint64_t *size_out);
+
+/* Whether a disk of this format may get another size while it is attached. */
+bool vd_disk_resizes_in_use(const struct vd_disk *disk);
+
+/* What users of a disk see of it. */
+struct vd_disk_window {
+    uint64_t offset; /* bytes */
+    uint64_t length;
+    bool whole; /* it becomes larger and smaller with the disk */
+};
+
+/* Whether a disk that is used so can be resized: ERROR_WRITE_PROTECT if it
+ * is read-only, ERROR_VHD_RESIZE_WOULD_TRUNCATE_DATA if a part of a disk that
+ * is seen might not be there afterwards. */
+VD_MUST_CHECK
+vd_error vd_disk_check_window(const struct vd_disk *disk,
+                              const struct vd_disk_window *window,
+                              const struct vd_resize *resize);
+
+/* The size that vd_disk_resize would give the disk as it is now.  Changes
+ * nothing, and others may use the disk.  Errors: those of that function
+ * before it writes. */
+VD_MUST_CHECK
+vd_error vd_disk_plan_resize(struct vd_disk *disk,
+                             const struct vd_resize *resize,
+                             uint64_t *size_out);
 
 /*
  * Changes the size of a disk that nobody else uses meanwhile; durable on

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -20,14 +21,14 @@
 
 /* ---- the files ---- */
 
-static vd_error
-check_file(const struct vd_disk *disk, const struct vd_posix_file *file)
+vd_error
+vd_disk_check_writer(const struct vd_disk *disk, int fd)
 {
     struct vd_file_id own = vd_disk_file_id(disk);
-    int flags = fcntl(file->fd, F_GETFL);
-    if (flags < 0 || (flags & O_ACCMODE) != O_RDWR ||
-        file->status.st_dev != own.device ||
-        file->status.st_ino != own.inode) {
+    struct stat status;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || (flags & O_ACCMODE) != O_RDWR || fstat(fd, &status) < 0 ||
+        status.st_dev != own.device || status.st_ino != own.inode) {
         vd_trace(VD_TRACE_DISK, "not the image, or not open for writing");
         return ERROR_INVALID_PARAMETER;
     }
@@ -37,23 +38,19 @@ check_file(const struct vd_disk *disk, const struct vd_posix_file *file)
 static vd_error
 adopt(const struct vd_disk *disk, int fd, struct vd_posix_file **out)
 {
-    struct vd_posix_file *file;
+    vd_error error = vd_disk_check_writer(disk, fd);
+    if (error != ERROR_SUCCESS) {
+        return error;
+    }
     VD_AUTO_CLOSE int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (own < 0) {
         return vd_error_from_errno(errno);
     }
-    vd_error error = vd_posix_file_adopt(own, true, &file);
-    if (error != ERROR_SUCCESS) {
-        return error;
+    error = vd_posix_file_adopt(own, true, out);
+    if (error == ERROR_SUCCESS) {
+        (void)vd_take_fd(&own);
     }
-    (void)vd_take_fd(&own);
-    error = check_file(disk, file);
-    if (error != ERROR_SUCCESS) {
-        vd_posix_file_close(file);
-        return error;
-    }
-    *out = file;
-    return ERROR_SUCCESS;
+    return error;
 }
 
 static vd_error

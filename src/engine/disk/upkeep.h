@@ -1,6 +1,7 @@
 /*
- * Compacting a disk that is attached for reading only: for as long as that
- * takes the image is open for writing, and nobody who reads notices.
+ * Who may ask for work on a disk that is attached, and compacting one that is
+ * so for reading only: for as long as that takes the image is open for
+ * writing, and nobody who reads notices.
  */
 #ifndef VD_DISK_UPKEEP_H
 #define VD_DISK_UPKEEP_H
@@ -9,6 +10,11 @@
 #include "disk/compact.h"
 #include "disk/disk.h"
 #include "disk/progress.h"
+
+/* Whether fd is the image of the disk, open for reading and writing: who has
+ * that could change it himself.  ERROR_INVALID_PARAMETER. */
+VD_MUST_CHECK
+vd_error vd_disk_check_writer(const struct vd_disk *disk, int fd);
 
 /*
  * Compacts a disk that vd_disk_open_files has opened for reading, whose image

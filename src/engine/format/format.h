@@ -160,10 +160,11 @@ struct vd_image {
 };
 
 struct vd_format {
-    const char *name;   /* for messages: "VHD" */
-    uint32_t device_id; /* VIRTUAL_STORAGE_TYPE_DEVICE_* */
-    bool shrinks;       /* resize makes smaller too, and a child another size
-                           than its parent's */
+    const char *name;    /* for messages: "VHD" */
+    uint32_t device_id;  /* VIRTUAL_STORAGE_TYPE_DEVICE_* */
+    bool shrinks;        /* resize makes smaller too, and a child another size
+                            than its parent's */
+    bool resizes_in_use; /* also while others read and write the disk */
     bool renews_identifier; /* info.identifier is that of the content: another
                                (session.data_write_guid) once begin has been
                                called for CONTENT */

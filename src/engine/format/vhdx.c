@@ -222,6 +222,7 @@ const struct vd_format vd_vhdx_format = {
     .device_id = 3,
     .renews_identifier = true,
     .shrinks = true,
+    .resizes_in_use = true,
     .probe = probe,
     .open = open_image,
     .lookup = vd_vhdx_lookup,

@@ -89,6 +89,23 @@ answer(int device, const struct vd_fuse_file *file, uint8_t *message,
     }
 }
 
+/* A message that answers nothing has no number, and its kind in place of the
+ * error. */
+void
+vd_fuse_tell_changed(int device)
+{
+    struct {
+        struct fuse_out_header header;
+        struct fuse_notify_inval_inode_out what;
+    } message = {
+        .header = {.len = sizeof(message), .error = FUSE_NOTIFY_INVAL_INODE},
+        .what = {.ino = FUSE_ROOT_ID, .off = -1}, /* its attributes alone */
+    };
+    if (write(device, &message, sizeof(message)) < 0) {
+        vd_log("the file's length was not taken: %s", strerror(errno));
+    }
+}
+
 /* -- reading -- */
 
 /* ENOENT: the request was withdrawn while it was being read. */

@@ -18,14 +18,16 @@
 
 #include "base/error.h"
 #include "disk/disk.h"
+#include "server/gate.h"
 
 /* The most bytes that one request reads or writes. */
 #define VD_FUSE_TRANSFER (1u << 20)
 
 struct vd_fuse_file {
     struct vd_disk *disk;
-    uint64_t offset; /* where in the disk the file starts */
-    uint64_t length;
+    uint64_t offset;      /* where in the disk the file starts */
+    struct vd_gate *gate; /* its length; whoever reads or writes is inside */
+    bool whole;           /* it is as long as the disk, whatever that is */
     bool read_only;
     mode_t mode; /* read and write bits */
     uid_t uid;   /* of its owner */
@@ -42,6 +44,10 @@ struct vd_fuse_buffer {
 VD_MUST_CHECK
 vd_error vd_fuse_buffer_new(struct vd_fuse_buffer *out);
 void vd_fuse_buffer_free(struct vd_fuse_buffer *buffer);
+
+/* Tells the kernel that the file has another length: it will ask for that
+ * when somebody wants to know. */
+void vd_fuse_tell_changed(int device);
 
 /* Waits for one request on a connection and answers it; any number of
  * threads may do so.  False at the connection's end. */

@@ -64,6 +64,10 @@ _Static_assert(sizeof(struct init_reply) == sizeof(struct fuse_init_out),
 #define SECTOR_SIZE_MAX 4096 /* of all formats that can be written */
 
 #define FILE_NODE 1 /* FUSE_ROOT_ID */
+
+/* Until the kernel is told otherwise (vd_fuse_tell_changed).  A device whose
+ * server has died can be asked what it is, and be detached, only because
+ * nobody is asked. */
 #define VALID_SECONDS 3600
 
 #define LOGGED_ERRORS_MAX 16
@@ -144,13 +148,14 @@ static int
 get_attributes(const struct vd_fuse_file *file,
                const struct vd_fuse_request *request)
 {
+    uint64_t length = vd_gate_length(file->gate);
     struct fuse_attr_out out = {
         .attr_valid = VALID_SECONDS,
         .attr =
             {
                 .ino = FILE_NODE,
-                .size = file->length,
-                .blocks = file->length / STAT_BLOCK_SIZE,
+                .size = length,
+                .blocks = length / STAT_BLOCK_SIZE,
                 .mode = S_IFREG | file->mode,
                 .nlink = 1,
                 .uid = file->uid,
@@ -161,14 +166,17 @@ get_attributes(const struct vd_fuse_file *file,
     return reply_bytes(request, &out, sizeof(out));
 }
 
-/* There is nothing to be set but the size, and the disk has one. */
+/* There is nothing to be set but the size, and the disk has one.  The kernel
+ * sets it too, to what it takes for the old one, after a write behind the
+ * end. */
 static int
 set_attributes(const struct vd_fuse_file *file,
                const struct vd_fuse_request *request)
 {
     struct fuse_setattr_in in;
     memcpy(&in, request->payload, sizeof(in));
-    if ((in.valid & FATTR_SIZE) != 0 && in.size != file->length) {
+    if ((in.valid & FATTR_SIZE) != 0 &&
+        in.size != vd_gate_length(file->gate)) {
         return -EPERM;
     }
     return get_attributes(file, request);
@@ -196,7 +204,7 @@ file_system_status(const struct vd_fuse_file *file,
     struct fuse_statfs_out out = {
         .st =
             {
-                .blocks = file->length / FILE_BLOCK_SIZE,
+                .blocks = vd_gate_length(file->gate) / FILE_BLOCK_SIZE,
                 .files = 1,
                 .bsize = FILE_BLOCK_SIZE,
                 .frsize = FILE_BLOCK_SIZE,
@@ -225,18 +233,19 @@ forget(const struct vd_fuse_file *file, const struct vd_fuse_request *request)
 /* -- its content -- */
 
 static int
-read_file(const struct vd_fuse_file *file,
-          const struct vd_fuse_request *request)
+read_inside(const struct vd_fuse_file *file,
+            const struct vd_fuse_request *request)
 {
     struct fuse_read_in in;
     memcpy(&in, request->payload, sizeof(in));
     if (in.size > VD_FUSE_TRANSFER) {
         return -EINVAL;
     }
-    if (in.offset >= file->length) {
+    uint64_t end = vd_gate_length(file->gate);
+    if (in.offset >= end) {
         return 0;
     }
-    uint64_t left = file->length - in.offset;
+    uint64_t left = end - in.offset;
     size_t length = in.size < left ? in.size : (size_t)left;
     vd_error error = vd_disk_read(file->disk, request->reply, length,
                                   file->offset + in.offset);
@@ -253,7 +262,9 @@ check_change(const struct vd_fuse_file *file, uint64_t offset, uint64_t length)
     if (file->read_only) {
         return -EROFS;
     }
-    return vd_range_within(offset, length, file->length) ? 0 : -EFBIG;
+    return vd_range_within(offset, length, vd_gate_length(file->gate))
+               ? 0
+               : -EFBIG;
 }
 
 /* Less than a sector, inside one.  The other part of the sector may be on its
@@ -311,8 +322,8 @@ write_disk(const struct vd_fuse_file *file, const uint8_t *data, size_t length,
 }
 
 static int
-write_file(const struct vd_fuse_file *file,
-           const struct vd_fuse_request *request)
+write_inside(const struct vd_fuse_file *file,
+             const struct vd_fuse_request *request)
 {
     struct fuse_write_in in;
     memcpy(&in, request->payload, sizeof(in));
@@ -333,8 +344,8 @@ write_file(const struct vd_fuse_file *file,
 }
 
 static int
-flush_file(const struct vd_fuse_file *file,
-           const struct vd_fuse_request *request)
+flush_inside(const struct vd_fuse_file *file,
+             const struct vd_fuse_request *request)
 {
     (void)request;
     vd_error error = vd_disk_flush(file->disk);
@@ -345,8 +356,8 @@ flush_file(const struct vd_fuse_file *file,
  * PUNCH_HOLE where the space may go as well; KEEP_SIZE is no wish but a fact
  * here.  These are never cut: parts of sectors are an error. */
 static int
-allocate_file(const struct vd_fuse_file *file,
-              const struct vd_fuse_request *request)
+allocate_inside(const struct vd_fuse_file *file,
+                const struct vd_fuse_request *request)
 {
     struct fuse_fallocate_in in;
     uint32_t sector_size = vd_disk_sector_size(file->disk);
@@ -371,25 +382,40 @@ allocate_file(const struct vd_fuse_file *file,
 
 /* -- the table -- */
 
+/* The file keeps its length meanwhile. */
+static int
+perform_inside(const struct vd_fuse_file *file,
+               const struct vd_fuse_request *request,
+               int (*perform)(const struct vd_fuse_file *file,
+                              const struct vd_fuse_request *request))
+{
+    vd_gate_enter(file->gate);
+    int result = perform(file, request);
+    vd_gate_leave(file->gate);
+    return result;
+}
+
 static const struct operation {
     size_t payload_length; /* at least */
+    bool inside;           /* uses the disk */
     int (*perform)(const struct vd_fuse_file *file,
                    const struct vd_fuse_request *request);
 } operations[] = {
-    [FUSE_INIT] = {4 * sizeof(uint32_t), init},
-    [FUSE_GETATTR] = {0, get_attributes},
-    [FUSE_SETATTR] = {sizeof(struct fuse_setattr_in), set_attributes},
-    [FUSE_OPEN] = {sizeof(struct fuse_open_in), open_file},
-    [FUSE_READ] = {sizeof(struct fuse_read_in), read_file},
-    [FUSE_WRITE] = {sizeof(struct fuse_write_in), write_file},
-    [FUSE_FSYNC] = {0, flush_file},
-    [FUSE_FALLOCATE] = {sizeof(struct fuse_fallocate_in), allocate_file},
-    [FUSE_STATFS] = {0, file_system_status},
-    [FUSE_FLUSH] = {0, agree}, /* at every close; FSYNC is what counts */
-    [FUSE_RELEASE] = {0, agree},
-    [FUSE_DESTROY] = {0, agree},
-    [FUSE_FORGET] = {0, forget},
-    [FUSE_BATCH_FORGET] = {0, forget},
+    [FUSE_INIT] = {4 * sizeof(uint32_t), false, init},
+    [FUSE_GETATTR] = {0, false, get_attributes},
+    [FUSE_SETATTR] = {sizeof(struct fuse_setattr_in), false, set_attributes},
+    [FUSE_OPEN] = {sizeof(struct fuse_open_in), false, open_file},
+    [FUSE_READ] = {sizeof(struct fuse_read_in), true, read_inside},
+    [FUSE_WRITE] = {sizeof(struct fuse_write_in), true, write_inside},
+    [FUSE_FSYNC] = {0, true, flush_inside},
+    [FUSE_FALLOCATE] = {sizeof(struct fuse_fallocate_in), true,
+                        allocate_inside},
+    [FUSE_STATFS] = {0, false, file_system_status},
+    [FUSE_FLUSH] = {0, false, agree}, /* at every close; FSYNC counts */
+    [FUSE_RELEASE] = {0, false, agree},
+    [FUSE_DESTROY] = {0, false, agree},
+    [FUSE_FORGET] = {0, false, forget},
+    [FUSE_BATCH_FORGET] = {0, false, forget},
 };
 
 int
@@ -403,5 +429,7 @@ vd_fuse_perform(const struct vd_fuse_file *file, uint32_t opcode,
     if (request->payload_length < operations[opcode].payload_length) {
         return -EINVAL;
     }
-    return operations[opcode].perform(file, request);
+    return operations[opcode].inside
+               ? perform_inside(file, request, operations[opcode].perform)
+               : operations[opcode].perform(file, request);
 }

@@ -25,6 +25,13 @@
  *                         once at the end
  *     client's shutdown   the work is to stop; a report at the end follows
  *
+ * If the disk is to become smaller, and the file with it, the file does so
+ * first: what stands on it is to be made as short before anything is cut off.
+ *
+ *     server -> client    struct vd_upkeep_report, VD_UPKEEP_SHORTENED
+ *     client -> server    struct vd_upkeep_request, VD_UPKEEP_CUT, without a
+ *                         descriptor; or the end, and the file is as it was
+ *
  * All are of one build, on one machine: integers are in its own order.
  */
 #ifndef VD_SERVER_PROTOCOL_H
@@ -45,7 +52,7 @@
 
 /* Another number for every change of this file: a program may run on while
  * the package is replaced. */
-#define VD_SERVER_PROTOCOL 0x76640003u
+#define VD_SERVER_PROTOCOL 0x76640004u
 
 struct vd_server_request {
     uint32_t protocol;
@@ -53,7 +60,7 @@ struct vd_server_request {
     uint32_t layers;
     uint8_t read_only;      /* 0 or 1 */
     uint8_t visible;        /* 0 or 1 */
-    uint16_t upkeep;        /* 0 or 1; 1 only if read_only is */
+    uint16_t upkeep;        /* 0 or 1 */
     uint64_t window_offset; /* the part of the disk that the file is */
     uint64_t window_length;
 };
@@ -73,22 +80,39 @@ struct vd_server_reply {
     vd_error error;
 };
 
-/* Compact the image. */
+enum vd_upkeep_operation {
+    VD_UPKEEP_COMPACT = 1, /* an image that is attached for reading */
+    VD_UPKEEP_RESIZE = 2,  /* one that is attached for writing */
+    VD_UPKEEP_CUT = 3,
+};
+
+/* What an operation does not need is 0. */
 struct vd_upkeep_request {
     uint32_t protocol;
-    uint16_t no_zero_scan;   /* 0 or 1 */
-    uint16_t no_block_moves; /* 0 or 1 */
+    uint16_t operation;
+    uint8_t no_zero_scan;   /* COMPACT: 0 or 1 */
+    uint8_t no_block_moves; /* likewise */
+    uint32_t resize_mode;   /* RESIZE: enum vd_resize_mode, but not GROW */
+    uint32_t unused;
+    uint64_t size_bytes; /* RESIZE: of the disk; 0 for SMALLEST alone */
 };
 
 #define VD_UPKEEP_REPORT_MS 100
 
+enum vd_upkeep_state {
+    VD_UPKEEP_WORKING = 0,
+    VD_UPKEEP_OVER = 1,
+    VD_UPKEEP_SHORTENED = 2,
+};
+
 struct vd_upkeep_report {
     uint32_t protocol;
-    uint32_t over;  /* 0 or 1 */
+    uint32_t state;
     vd_error error; /* if it is over */
     uint32_t unused;
     uint64_t current;
     uint64_t completion; /* 0: not known yet */
+    uint64_t length;     /* of the file, in bytes */
 };
 
 #endif

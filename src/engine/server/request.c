@@ -16,7 +16,7 @@ is_sound(const struct vd_server_request *request)
 {
     return request->protocol == VD_SERVER_PROTOCOL && request->layers != 0 &&
            request->layers <= VD_DISK_LAYERS_MAX && request->read_only <= 1 &&
-           request->visible <= 1 && request->upkeep <= request->read_only;
+           request->visible <= 1 && request->upkeep <= 1;
 }
 
 static vd_error

@@ -48,6 +48,7 @@ struct server {
     int control;
     int device; /* the connection; -1: none yet */
     struct vd_fuse_file file;
+    struct vd_gate gate;
     struct vd_server_place place;
     int place_file;           /* -1: not visible */
     int keeper;               /* tells him by its end of ours */
@@ -61,10 +62,11 @@ struct server {
 static vd_error
 check_window(const struct vd_fuse_file *file)
 {
+    uint64_t length = vd_gate_length(file->gate);
     uint32_t sector_size = vd_disk_sector_size(file->disk);
-    if (file->length == 0 || file->offset % sector_size != 0 ||
-        file->length % sector_size != 0 ||
-        !vd_range_within(file->offset, file->length,
+    if (length == 0 || file->offset % sector_size != 0 ||
+        length % sector_size != 0 ||
+        !vd_range_within(file->offset, length,
                          vd_disk_size_bytes(file->disk))) {
         vd_trace(VD_TRACE_ATTACH, "server: a window outside the disk");
         return ERROR_INVALID_PARAMETER;
@@ -105,7 +107,11 @@ describe_file(struct server *server, const struct vd_server_request *request)
 {
     bool read_only = request->read_only != 0;
     server->file.offset = request->window_offset;
-    server->file.length = request->window_length;
+    server->file.gate = &server->gate;
+    server->file.whole =
+        request->window_offset == 0 &&
+        request->window_length == vd_disk_size_bytes(server->file.disk);
+    vd_gate_init(&server->gate, request->window_length);
     server->file.read_only = read_only;
     server->file.mode = server->place_file >= 0 ? server->place.mode
                         : read_only             ? S_IRUSR
@@ -247,8 +253,8 @@ start(struct server *server, enum vd_confinement confinement)
             vd_workers_start(server->device, &server->file, &server->workers);
     }
     if (error == ERROR_SUCCESS && server->listener >= 0) {
-        error = vd_upkeep_start(server->listener, server->file.disk,
-                                &server->upkeep);
+        error = vd_upkeep_start(server->listener, server->device,
+                                &server->file, &server->upkeep);
     }
     return error == ERROR_SUCCESS ? confine(confinement) : error;
 }

@@ -22,26 +22,27 @@
 
 #include "base/cleanup.h"
 #include "base/trace.h"
-#include "disk/upkeep.h"
 #include "server/channel.h"
 #include "server/protocol.h"
+#include "server/upkeep_work.h"
 
 #define REQUEST_LIMIT_MS 5000
+#define CUT_LIMIT_MS 30000 /* he tries for longer than five seconds */
 #define REPORT_LIMIT_MS 5000
 
 struct vd_upkeep {
     int listener;
+    int device;
     int stopping; /* an eventfd: the server ends */
     uid_t uid;    /* of the server */
-    struct vd_disk *disk;
+    const struct vd_fuse_file *file;
     pthread_t receiver;
     pthread_t worker;
     sem_t running; /* counts the threads that are */
 
     /* The work; handed over with `wanted`, and back with `done`. */
-    int fd; /* -1: there is none any more, the worker is to end */
-    struct vd_compact_options options;
-    struct vd_progress progress;
+    vd_error (*perform)(struct vd_upkeep_work *work); /* NULL: no more */
+    struct vd_upkeep_work work;
     vd_error result;
     sem_t wanted;
     int done; /* an eventfd */
@@ -69,11 +70,10 @@ work(void *argument)
     sem_post(&upkeep->running);
     for (;;) {
         wait_for(&upkeep->wanted);
-        if (upkeep->fd < 0) {
+        if (upkeep->perform == NULL) {
             return NULL;
         }
-        upkeep->result = vd_disk_compact_attached(
-            upkeep->disk, upkeep->fd, &upkeep->options, &upkeep->progress);
+        upkeep->result = upkeep->perform(&upkeep->work);
         notify(upkeep->done);
     }
 }
@@ -115,6 +115,39 @@ is_permitted(const struct vd_upkeep *upkeep, int client)
     return true;
 }
 
+static bool
+is_sound_compact(const struct vd_upkeep_request *request)
+{
+    return request->no_zero_scan <= 1 && request->no_block_moves <= 1 &&
+           request->resize_mode == 0 && request->size_bytes == 0;
+}
+
+static bool
+is_sound_resize(const struct vd_upkeep_request *request)
+{
+    bool smallest = request->resize_mode == VD_RESIZE_SMALLEST;
+    return (smallest || request->resize_mode == VD_RESIZE_SAFE ||
+            request->resize_mode == VD_RESIZE_UNSAFE) &&
+           smallest == (request->size_bytes == 0) &&
+           request->no_zero_scan == 0 && request->no_block_moves == 0;
+}
+
+static bool
+is_sound(const struct vd_upkeep_request *request)
+{
+    if (request->protocol != VD_SERVER_PROTOCOL || request->unused != 0) {
+        return false;
+    }
+    switch (request->operation) {
+    case VD_UPKEEP_COMPACT:
+        return is_sound_compact(request);
+    case VD_UPKEEP_RESIZE:
+        return is_sound_resize(request);
+    default:
+        return false;
+    }
+}
+
 /* The file is the caller's on success. */
 static vd_error
 receive(const struct vd_upkeep *upkeep, int client,
@@ -129,8 +162,7 @@ receive(const struct vd_upkeep *upkeep, int client,
     if (error != ERROR_SUCCESS) {
         return error;
     }
-    if (count != 1 || out->protocol != VD_SERVER_PROTOCOL ||
-        out->no_zero_scan > 1 || out->no_block_moves > 1) {
+    if (count != 1 || !is_sound(out)) {
         vd_trace(VD_TRACE_ATTACH, "server: a request that is none");
         if (count == 1) {
             close(*fd_out);
@@ -141,16 +173,17 @@ receive(const struct vd_upkeep *upkeep, int client,
 }
 
 static void
-report(const struct vd_upkeep *upkeep, int client, bool over)
+report(const struct vd_upkeep *upkeep, int client, enum vd_upkeep_state state)
 {
     struct vd_upkeep_report message = {
         .protocol = VD_SERVER_PROTOCOL,
-        .over = over,
-        .error = over ? upkeep->result : ERROR_SUCCESS,
-        .current = atomic_load(&upkeep->progress.current),
-        .completion = atomic_load(&upkeep->progress.completion),
+        .state = (uint32_t)state,
+        .error = state == VD_UPKEEP_OVER ? upkeep->result : ERROR_SUCCESS,
+        .current = atomic_load(&upkeep->work.progress.current),
+        .completion = atomic_load(&upkeep->work.progress.completion),
+        .length = vd_gate_length(upkeep->file->gate),
     };
-    if (over) {
+    if (state != VD_UPKEEP_WORKING) {
         (void)await(upkeep, client, POLLOUT, REPORT_LIMIT_MS);
     }
     if (send(client, &message, sizeof(message), MSG_NOSIGNAL | MSG_DONTWAIT) <
@@ -164,7 +197,7 @@ report(const struct vd_upkeep *upkeep, int client, bool over)
 static bool
 follow(struct vd_upkeep *upkeep, int client)
 {
-    bool cancelled = vd_progress_cancelled(&upkeep->progress);
+    bool cancelled = vd_progress_cancelled(&upkeep->work.progress);
     struct pollfd waited[] = {
         {.fd = upkeep->done, .events = POLLIN},
         {.fd = cancelled ? -1 : client, .events = POLLRDHUP},
@@ -172,29 +205,82 @@ follow(struct vd_upkeep *upkeep, int client)
     };
     int ready = poll(waited, 3, VD_UPKEEP_REPORT_MS);
     if (ready > 0 && (waited[1].revents != 0 || waited[2].revents != 0)) {
-        vd_progress_cancel(&upkeep->progress);
+        vd_progress_cancel(&upkeep->work.progress);
     }
     return ready > 0 && waited[0].revents != 0;
+}
+
+/* Lets the worker do one thing, and tells the client how far it is. */
+static void
+perform(struct vd_upkeep *upkeep, int client,
+        vd_error (*wanted)(struct vd_upkeep_work *work))
+{
+    eventfd_t count;
+    upkeep->perform = wanted;
+    sem_post(&upkeep->wanted);
+    while (!follow(upkeep, client)) {
+        report(upkeep, client, VD_UPKEEP_WORKING);
+    }
+    eventfd_read(upkeep->done, &count);
+}
+
+/* Whether the client has made what stands on the file as short as that. */
+static bool
+may_cut(const struct vd_upkeep *upkeep, int client)
+{
+    struct vd_upkeep_request request;
+    size_t none;
+    report(upkeep, client, VD_UPKEEP_SHORTENED);
+    return await(upkeep, client, POLLIN, CUT_LIMIT_MS) &&
+           vd_channel_receive(client, &request, sizeof(request), NULL, 0,
+                              &none) == ERROR_SUCCESS &&
+           request.protocol == VD_SERVER_PROTOCOL &&
+           request.operation == VD_UPKEEP_CUT;
+}
+
+static void
+resize(struct vd_upkeep *upkeep, int client)
+{
+    perform(upkeep, client, vd_upkeep_prepare);
+    if (upkeep->result != ERROR_SUCCESS) {
+        return;
+    }
+    if (upkeep->work.shortened && !may_cut(upkeep, client)) {
+        vd_trace(VD_TRACE_ATTACH, "server: nothing is cut off after all");
+        vd_upkeep_restore(&upkeep->work);
+        upkeep->result = ERROR_OPERATION_ABORTED;
+        return;
+    }
+    perform(upkeep, client, vd_upkeep_resize);
 }
 
 static void
 run(struct vd_upkeep *upkeep, int client,
     const struct vd_upkeep_request *request, int fd)
 {
-    eventfd_t count;
-    upkeep->fd = fd;
-    upkeep->options = (struct vd_compact_options){
-        .no_zero_scan = request->no_zero_scan != 0,
-        .no_block_moves = request->no_block_moves != 0,
+    upkeep->work = (struct vd_upkeep_work){
+        .file = upkeep->file,
+        .device = upkeep->device,
+        .fd = fd,
+        .options =
+            {
+                .no_zero_scan = request->no_zero_scan != 0,
+                .no_block_moves = request->no_block_moves != 0,
+            },
+        .resize =
+            {
+                .mode = (enum vd_resize_mode)request->resize_mode,
+                .size_bytes = request->size_bytes,
+            },
     };
-    memset(&upkeep->progress, 0, sizeof(upkeep->progress));
-    sem_post(&upkeep->wanted);
-    while (!follow(upkeep, client)) {
-        report(upkeep, client, false);
+    if (request->operation == VD_UPKEEP_RESIZE) {
+        resize(upkeep, client);
     }
-    eventfd_read(upkeep->done, &count);
+    else {
+        perform(upkeep, client, vd_upkeep_compact);
+    }
     close(fd);
-    report(upkeep, client, true);
+    report(upkeep, client, VD_UPKEEP_OVER);
 }
 
 static void
@@ -223,7 +309,7 @@ listen_on(void *argument)
             attend(upkeep, client);
         }
     }
-    upkeep->fd = -1;
+    upkeep->perform = NULL;
     sem_post(&upkeep->wanted);
     return NULL;
 }
@@ -245,16 +331,15 @@ destroy(struct vd_upkeep *upkeep)
 }
 
 static vd_error
-make(struct vd_disk *disk, struct vd_upkeep **out)
+make(const struct vd_fuse_file *file, struct vd_upkeep **out)
 {
     struct vd_upkeep *upkeep = calloc(1, sizeof(*upkeep));
     if (upkeep == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
-    upkeep->disk = disk;
+    upkeep->file = file;
     upkeep->uid = geteuid();
     upkeep->listener = -1;
-    upkeep->fd = -1;
     upkeep->stopping = eventfd(0, EFD_CLOEXEC);
     upkeep->done = eventfd(0, EFD_CLOEXEC);
     sem_init(&upkeep->wanted, 0, 0);
@@ -288,14 +373,16 @@ start_threads(struct vd_upkeep *upkeep)
 }
 
 vd_error
-vd_upkeep_start(int listener, struct vd_disk *disk, struct vd_upkeep **out)
+vd_upkeep_start(int listener, int device, const struct vd_fuse_file *file,
+                struct vd_upkeep **out)
 {
     struct vd_upkeep *upkeep = NULL;
-    vd_error error = make(disk, &upkeep);
+    vd_error error = make(file, &upkeep);
     if (error != ERROR_SUCCESS) {
         return error;
     }
     upkeep->listener = listener;
+    upkeep->device = device;
     error = start_threads(upkeep);
     if (error != ERROR_SUCCESS) {
         destroy(upkeep);
