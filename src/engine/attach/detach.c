@@ -25,7 +25,7 @@
 #include "base/trace.h"
 
 #define DETACH_LIMIT_MS 5000
-#define RETURN_LIMIT_MS 1000
+#define RETURN_LIMIT_MS 5000
 /* Another process that looks for a free device may open ours, and to fail in
  * making it its own it claims it for a moment. */
 #define STRANGER_LIMIT_MS 250
@@ -203,7 +203,7 @@ close_claim(struct detaching *detaching)
 static void
 wait_for_strangers(const struct detaching *detaching)
 {
-    struct vd_wait wait = vd_wait_begin(STRANGER_LIMIT_MS);
+    struct vd_wait wait = vd_wait_begin(DETACH_LIMIT_MS);
     while (has_device(detaching) &&
            vd_loop_bound(&detaching->target->record->loop) &&
            vd_wait_more(&wait)) {

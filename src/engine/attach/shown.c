@@ -34,7 +34,7 @@
 #define NUMBER_MAX 10000
 
 #define CLOSING_LIMIT_MS 30000
-#define KEEPER_LIMIT_MS 1000
+#define KEEPER_LIMIT_MS 5000
 
 /* Each try to unmount is a process. */
 #define UNMOUNT_PAUSE_MS 10
@@ -338,6 +338,16 @@ vd_shown_end(const struct vd_record *record, unsigned limit_ms)
     return wait_until_over(record, limit_ms);
 }
 
+/* Whether the file below the mount is there, and with it a keeper who is to
+ * remove it: its lock ends with him. */
+static bool
+is_kept(const char *path)
+{
+    int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    VD_AUTO_CLOSE int fd = open(path, flags);
+    return fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+}
+
 void
 vd_shown_wait(const struct vd_record *record)
 {
@@ -347,7 +357,7 @@ vd_shown_wait(const struct vd_record *record)
         return;
     }
     struct vd_wait wait = vd_wait_begin(KEEPER_LIMIT_MS);
-    while (access(record->shown.path, F_OK) == 0 && vd_wait_more(&wait)) {
+    while (is_kept(record->shown.path) && vd_wait_more(&wait)) {
     }
 }
 
