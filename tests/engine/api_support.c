@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "api/handles.h"
 #include "check.h"
 
 #define FOOTER_BYTES 512
@@ -317,4 +318,28 @@ count_descriptors(void)
     }
     closedir(directory);
     return count - 3; /* ".", ".." and the directory itself */
+}
+
+static bool
+has_descriptors(void *count)
+{
+    return count_descriptors() == *(unsigned *)count;
+}
+
+bool
+descriptors_become(unsigned count)
+{
+    return check_eventually(has_descriptors, &count);
+}
+
+static bool
+has_handles(void *count)
+{
+    return vd_handle_count() == *(size_t *)count;
+}
+
+bool
+handles_become(size_t count)
+{
+    return check_eventually(has_handles, &count);
 }

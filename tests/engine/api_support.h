@@ -66,4 +66,9 @@ void need_loop(void);
 /* Descriptors that this process has open. */
 unsigned count_descriptors(void);
 
+/* Whether it comes to so many: the thread of an operation closes what it used
+ * just after it has set the event.  The same of handles. */
+bool descriptors_become(unsigned count);
+bool handles_become(size_t count);
+
 #endif

@@ -4,21 +4,19 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "check.h"
 #include "vhd_bytes.h"
 
 void
-world_begin(void)
+world_begin(const char *directory)
 {
     if (geteuid() != 0) {
         check_skip("needs root");
@@ -26,11 +24,10 @@ world_begin(void)
     if (access("/dev/loop-control", R_OK | W_OK) != 0) {
         check_skip("needs loop devices (/dev/loop-control)");
     }
-    if (unshare(CLONE_NEWNS) < 0) {
+    if (!check_own_mounts(directory)) {
         check_skip("needs CAP_SYS_ADMIN for a mount namespace");
     }
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-        mount("run", "/run", "tmpfs", 0, "mode=755") < 0) {
+    if (mount("run", "/run", "tmpfs", 0, "mode=755") < 0) {
         check_broken("a /run of its own");
     }
 }
@@ -207,19 +204,6 @@ count_records(void)
     return access(RECORDS "/lock", F_OK) == 0 ? entries - 1 : entries;
 }
 
-bool
-eventually(bool (*condition)(void *context), void *context)
-{
-    for (int i = 0; i < 2000; i++) {
-        if (condition(context)) {
-            return true;
-        }
-        struct timespec pause = {0, 5000000};
-        nanosleep(&pause, NULL);
-    }
-    return false;
-}
-
 static bool
 has_threads(void *expected)
 {
@@ -230,7 +214,7 @@ has_threads(void *expected)
 bool
 threads_become(size_t count)
 {
-    return eventually(has_threads, &count);
+    return check_eventually(has_threads, &count);
 }
 
 size_t

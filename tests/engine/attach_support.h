@@ -16,10 +16,10 @@
 
 #define RECORDS "/run/virtdisk"
 
-/* Gives the program a mount namespace with an empty /run, so that no other
- * program's records are seen or touched; or skips it without root or loop
- * devices. */
-void world_begin(void);
+/* Gives the program, which works in that directory, a mount namespace with an
+ * empty /run, so that no other program's records are seen or touched; or skips
+ * it without root or loop devices. */
+void world_begin(const char *directory);
 
 /* A fixed VHD of this many bytes; byte i is pattern_byte(seed, i). */
 void make_vhd(const char *path, size_t size, unsigned seed);
@@ -56,12 +56,9 @@ size_t count_entries(const char *directory);
 size_t count_records(void);
 size_t count_fds(void);
 
-/* Whether this process has so many threads within ten seconds: the watcher
- * ends by itself. */
+/* Whether this process has so many threads in the end: the watcher ends by
+ * itself. */
 bool threads_become(size_t count);
-
-/* Whether a condition comes true within ten seconds. */
-bool eventually(bool (*condition)(void *context), void *context);
 
 /* "loop3" of "/dev/loop3". */
 const char *base_name(const char *device);

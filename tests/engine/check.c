@@ -8,10 +8,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <mntent.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define EXIT_SKIPPED 77
@@ -118,6 +122,61 @@ check_write_file(const char *path, const void *content, size_t length)
         close(fd) < 0) {
         check_broken(path);
     }
+}
+
+bool
+check_eventually(bool (*condition)(void *context), void *context)
+{
+    const struct timespec pause = {0, 5000000};
+    struct timespec begin, now;
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    while (!condition(context)) {
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if (now.tv_sec > begin.tv_sec + 120) {
+            return false;
+        }
+        nanosleep(&pause, NULL);
+    }
+    return true;
+}
+
+static bool
+holds(const char *mount_point, const char *directory)
+{
+    size_t length = strlen(mount_point);
+    return strcmp(mount_point, "/") == 0 ||
+           (strncmp(mount_point, directory, length) == 0 &&
+            (directory[length] == '/' || directory[length] == '\0'));
+}
+
+/* Whether there was one: the table changes with it. */
+static bool
+detach_one_on_loop(const char *directory)
+{
+    bool detached = false;
+    const struct mntent *entry;
+    FILE *table = setmntent("/proc/self/mounts", "re");
+    while (table != NULL && !detached && (entry = getmntent(table)) != NULL) {
+        detached = strncmp(entry->mnt_fsname, "/dev/loop", 9) == 0 &&
+                   !holds(entry->mnt_dir, directory) &&
+                   umount2(entry->mnt_dir, MNT_DETACH) == 0;
+    }
+    if (table != NULL) {
+        endmntent(table);
+    }
+    return detached;
+}
+
+bool
+check_own_mounts(const char *directory)
+{
+    if (unshare(CLONE_NEWNS) < 0 ||
+        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
+        return false;
+    }
+    while (detach_one_on_loop(directory)) {
+    }
+    return true;
 }
 
 void

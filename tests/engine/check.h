@@ -54,6 +54,18 @@ const char *check_path(const char *directory, const char *name);
 /* A new file with this content. */
 void check_write_file(const char *path, const void *content, size_t length);
 
+/* Whether a condition comes true; only what never does takes its two
+ * minutes. */
+bool check_eventually(bool (*condition)(void *context), void *context);
+
+/*
+ * A mount namespace of this thread's own; false if that is not permitted.
+ * File systems of others on loop devices are let go, but not the one that
+ * `directory` is in: unmounting them elsewhere may not reach here, and their
+ * devices would be busy as long as this program runs.
+ */
+bool check_own_mounts(const char *directory);
+
 /* Waits until the engine's watcher, if it is ending, has closed all it has:
  * fork() does so. */
 void check_let_watcher_end(void);

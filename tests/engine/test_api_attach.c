@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -433,8 +432,7 @@ look_up_large_groups(const char *path)
     write_group(file, "large", 70001, 5000);
     write_group(file, "huge", 70002, 200000);
     fclose(file);
-    if (unshare(CLONE_NEWNS) < 0 ||
-        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+    if (!check_own_mounts(directory) ||
         mount(path, "/etc/group", NULL, MS_BIND, NULL) < 0) {
         return 2;
     }
@@ -765,8 +763,7 @@ list_nothing(void)
 {
     char16_t paths[2] = {7, 7};
     ULONG size = 0;
-    if (unshare(CLONE_NEWNS) < 0 ||
-        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+    if (!check_own_mounts(directory) ||
         mount("none", "/run/virtdisk", "tmpfs", 0, "mode=755") < 0) {
         return 77;
     }
@@ -907,7 +904,7 @@ test_out_of_memory(void)
             CHECK(is_loaded(handle));
             CHECK_OK(detach(handle));
         }
-        CHECK_EQ(descriptors, count_descriptors());
+        CHECK(descriptors_become(descriptors));
     }
     close_handle(handle);
 }
@@ -1022,7 +1019,7 @@ main(int argc, char **argv)
     make_vhd(vhd, NULL, 0);
     make_iso(iso);
     run_tests();
-    CHECK_EQ(0, vd_handle_count());
-    CHECK_EQ(descriptors, count_descriptors());
+    CHECK(handles_become(0));
+    CHECK(descriptors_become(descriptors));
     return check_result();
 }

@@ -614,13 +614,13 @@ main(int argc, char **argv)
     }
     unsigned descriptors = count_descriptors();
     run_all(argv[1]);
-    CHECK_EQ(0, vd_handle_count());
-    CHECK_EQ(descriptors, count_descriptors());
+    CHECK(handles_become(0));
+    CHECK(descriptors_become(descriptors));
     if (check_result() != 0) {
         return 1;
     }
     need_loop();
     run_device_rows();
-    CHECK_EQ(0, vd_handle_count());
+    CHECK(handles_become(0));
     return check_result();
 }

@@ -4,7 +4,6 @@
  * namespace of this process alone.
  */
 #include <errno.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +23,7 @@
 #define DISK GET_STORAGE_DEPENDENCY_FLAG_DISK_HANDLE
 #define ONE STORAGE_DEPENDENCY_INFO_VERSION_1
 #define TWO STORAGE_DEPENDENCY_INFO_VERSION_2
-#define BUFFER_SIZE (1u << 16)
+#define BUFFER_SIZE (1u << 22)
 
 static const char *directory;
 static STORAGE_DEPENDENCY_INFO *info; /* BUFFER_SIZE bytes */
@@ -92,7 +91,7 @@ test_create_file(void)
     CHECK_EQ(ERROR_INVALID_PARAMETER, DetachVirtualDisk(handle, 0, 0));
     CHECK(!SetEvent(handle));
     close_handle(handle);
-    CHECK_EQ(0, vd_handle_count());
+    CHECK(handles_become(0));
 
     check_refused(ERROR_FILE_NOT_FOUND, open_with(path_of("none"), 0, 0));
     check_refused(ERROR_PATH_NOT_FOUND, open_with(path_of("no/a"), 0, 0));
@@ -128,7 +127,7 @@ test_out_of_memory(void)
         if (handle == INVALID_HANDLE_VALUE) {
             refusals++;
             CHECK_EQ(ERROR_NOT_ENOUGH_MEMORY, GetLastError());
-            CHECK_EQ(descriptors, count_descriptors());
+            CHECK(descriptors_become(descriptors));
         }
     }
     CHECK(refusals >= 2);
@@ -459,8 +458,7 @@ static bool
 have_devices(void)
 {
     return geteuid() == 0 && access("/dev/loop-control", R_OK | W_OK) == 0 &&
-           unshare(CLONE_NEWNS) == 0 &&
-           mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
+           check_own_mounts(directory);
 }
 
 int
@@ -486,7 +484,7 @@ main(int argc, char **argv)
         test_nested();
     }
     free(info);
-    CHECK_EQ(0, vd_handle_count());
-    CHECK_EQ(descriptors, count_descriptors());
+    CHECK(handles_become(0));
+    CHECK(descriptors_become(descriptors));
     return check_result();
 }

@@ -250,7 +250,7 @@ main(int argc, char **argv)
     test_file_grows(check_path(argv[1], "grows.iso"));
     test_file_shrinks(check_path(argv[1], "shrinks.vhd"));
     test_smallest_size(check_path(argv[1], "parts.vhd"));
-    CHECK_EQ(0, vd_handle_count());
-    CHECK_EQ(descriptors, count_descriptors());
+    CHECK(handles_become(0));
+    CHECK(descriptors_become(descriptors));
     return check_result();
 }

@@ -5,7 +5,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -499,7 +499,7 @@ struct worker {
     uint8_t *model; /* of its own quarter of the disk */
     uint64_t first;
     struct random random;
-    unsigned done;
+    atomic_uint done;
     DWORD ended;
     bool good;
 };
@@ -552,6 +552,17 @@ work(void *argument)
     return NULL;
 }
 
+static bool
+all_have_begun(void *context)
+{
+    const struct worker *workers = context;
+    unsigned begun = 0;
+    for (unsigned i = 0; i < THREADS; i++) {
+        begun += atomic_load(&workers[i].done) >= 100;
+    }
+    return begun == THREADS;
+}
+
 /* Until the disk is taken away under them. */
 static void
 test_threads(uint8_t *model)
@@ -569,12 +580,11 @@ test_threads(uint8_t *model)
         };
         pthread_create(&workers[i].thread, NULL, work, &workers[i]);
     }
-    usleep(300000);
+    CHECK(check_eventually(all_have_begun, workers));
     CHECK_OK(detach(other)); /* by another handle */
     for (unsigned i = 0; i < THREADS; i++) {
         pthread_join(workers[i].thread, NULL);
         CHECK(workers[i].good);
-        CHECK(workers[i].done > 0);
         CHECK_EQ(ERROR_NOT_READY, workers[i].ended);
     }
     close_handle(other);
@@ -591,8 +601,7 @@ static void
 hide_other_records(void)
 {
     if (geteuid() == 0) {
-        CHECK(unshare(CLONE_NEWNS) == 0);
-        CHECK(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
+        CHECK(check_own_mounts(directory));
         CHECK(mkdir("/run/virtdisk", 0755) == 0 || errno == EEXIST);
         CHECK(mount("records", "/run/virtdisk", "tmpfs", MS_NOSUID | MS_NODEV,
                     "mode=755") == 0);
@@ -617,7 +626,7 @@ test_out_of_memory(void)
     }
     CHECK(failures > 10);
     close_handle(handle);
-    CHECK_EQ(descriptors, count_descriptors());
+    CHECK(descriptors_become(descriptors));
 }
 
 /* The parent is another image by the time it is attached. */
@@ -662,7 +671,7 @@ main(int argc, char **argv)
     make_vhdx(path_of("base.vhdx"), NULL, NULL);
     test_partition_table();
     free(model);
-    CHECK_EQ(0, vd_handle_count());
-    CHECK_EQ(descriptors, count_descriptors());
+    CHECK(handles_become(0));
+    CHECK(descriptors_become(descriptors));
     return check_result();
 }

@@ -390,7 +390,7 @@ main(void)
 {
     char directory[64];
     char path[128];
-    world_begin();
+    world_begin("/run"); /* it has nothing elsewhere */
     make_public_directory(directory, sizeof(directory));
     scratch = directory;
     snprintf(path, sizeof(path), "%s/image.vhd", scratch);

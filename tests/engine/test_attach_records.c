@@ -435,7 +435,7 @@ main(int argc, char **argv)
     a_torn_record_is_refused();
     a_path_can_be_too_long();
     the_rule_names_this_device_only();
-    world_begin();
+    world_begin(scratch);
     the_rule_is_there_as_long_as_the_device();
     a_rule_that_cannot_be_written_is_an_error();
     the_directory_is_made_for_all_to_read();

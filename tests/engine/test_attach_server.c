@@ -591,7 +591,7 @@ a_killed_attacher_leaves_nothing(void)
     CHECK(find_server(doomed.path) != 0);
     CHECK_EQ(0, kill(child, SIGKILL));
     CHECK_EQ(-1, wait_child(child));
-    CHECK(eventually(is_served_no_more, doomed.path));
+    CHECK(check_eventually(is_served_no_more, doomed.path));
     check_closed(doomed.path);
     struct attached attached = attach(doomed.path, false);
     CHECK(shows_pattern(attached.device, MIB, MIB, 1, 0));
@@ -633,7 +633,7 @@ a_killed_server_makes_errors(void)
     CHECK_EQ(4096, pwrite(device, sector, 4096, 0));
     CHECK_EQ(0, kill(find_server(path), SIGKILL));
     char *own_path = strdup(path);
-    CHECK(eventually(is_served_no_more, own_path));
+    CHECK(check_eventually(is_served_no_more, own_path));
     CHECK_EQ(-1, pread(device, sector, 4096, 4096));
     CHECK_EQ(EIO, errno);
     CHECK_EQ(-1, pwrite(device, sector, 4096, 4096));
@@ -764,7 +764,7 @@ main(int argc, char **argv)
 {
     be_server_if_asked(argv);
     scratch = argc > 1 ? argv[1] : "/tmp";
-    world_begin();
+    world_begin(scratch);
     a_dynamic_disk_is_written(512);
     a_dynamic_disk_is_written(4096);
     memory_at_any_address_is_written();
