@@ -7,6 +7,7 @@ end when a test says so; then with the engine.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import hashlib
 import os
@@ -21,6 +22,7 @@ import pytest
 from recorder import Recorder, install
 from support import (
     LINUX,
+    let_go,
     loops_of,
     make_iso,
     make_vhd,
@@ -60,9 +62,14 @@ every_verb = pytest.mark.parametrize("name", VERBS)
 def run(
     use: Callable[[aio.VirtualDisk], Coroutine[Any, Any, None]], path: pathlib.Path
 ) -> None:
-    """Runs a coroutine with an open disk, in a loop of its own."""
+    """Runs a coroutine with an open disk, in a loop of its own.
+
+    Its executor has one thread, whenever that is idle again.
+    """
 
     async def main() -> None:
+        executor = concurrent.futures.ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(executor)
         async with await aio.open(make_vhd(path / "a.vhd")) as disk:
             await use(disk)
 
@@ -146,15 +153,23 @@ def test_cancellation_waits_for_the_end(
         operation = VERBS[name](disk)
         await begun(operation, api)
         overlapped = api.overlapped[-1]
-        # The system takes its time to give up.
+        asked, enough = asyncio.Event(), asyncio.Event()
+        monkeypatch.setattr(overlapped, "cancel", asked.set)
+
+        async def give_up() -> None:
+            """The system takes its time."""
+            await asked.wait()
+            await enough.wait()
+            overlapped.finish(995)
+
+        system = asyncio.create_task(give_up())
         loop = asyncio.get_running_loop()
-        monkeypatch.setattr(
-            overlapped, "cancel", lambda: loop.call_later(0.05, overlapped.finish, 995)
-        )
         if how == "timeout":
+            loop.call_later(0.05, enough.set)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(operation, 0.001)
         elif how == "operation":
+            loop.call_later(0.05, enough.set)
             assert operation.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await operation
@@ -168,8 +183,10 @@ def test_cancellation_waits_for_the_end(
                 await asyncio.sleep(0.001)
                 assert overlapped.pending
                 assert not task.done()
+            enough.set()
             with pytest.raises(asyncio.CancelledError):
                 await task
+        await system
         assert not overlapped.pending
         assert operation.done()
 
@@ -438,16 +455,20 @@ def test_opening_that_is_cancelled_closes(
 ) -> None:
     go = threading.Event()
     open_disk = api.OpenVirtualDisk
+    tell: list[Callable[[], object]] = []
 
     def slowly(*arguments: Any, **options: Any) -> Any:
+        tell[0]()
         go.wait(60)
         return open_disk(*arguments, **options)
 
     monkeypatch.setattr(api, "OpenVirtualDisk", slowly)
 
     async def main() -> None:
+        loop, opening = asyncio.get_running_loop(), asyncio.Event()
+        tell.append(lambda: loop.call_soon_threadsafe(opening.set))
         task = asyncio.create_task(aio.open(make_vhd(tmp_path / "a.vhd")))
-        await asyncio.sleep(0.01)
+        await opening.wait()
         task.cancel()
         await asyncio.sleep(0.01)
         assert not task.done()
@@ -489,8 +510,11 @@ class Proactor:
 
     def __init__(self) -> None:
         self.handles: list[int] = []
+        self.asked_again = asyncio.Event()
 
     def wait_for_handle(self, handle: int) -> asyncio.Future[None]:
+        if self.handles:
+            self.asked_again.set()
         self.handles.append(handle)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
@@ -520,9 +544,9 @@ def test_windows(
         operation = disk.compact()
         if with_proactor:
             await begun(operation, recorder)
-            await asyncio.sleep(0.01)  # awoken for nothing, it waits again
+            # Awoken for nothing, it waits again.
+            await asyncio.wait_for(proactor.asked_again.wait(), 60)
             assert not operation.done()
-            assert len(proactor.handles) > 1
             recorder.overlapped[-1].finish()
         await operation
         await disk.close()
@@ -555,7 +579,7 @@ def test_attach_a_device(tmp_path: pathlib.Path) -> None:
         await aio.detach(image)
 
     asyncio.run(main())
-    assert not list(loops_of(tmp_path))
+    assert let_go(tmp_path)
 
 
 @linux_only

@@ -167,7 +167,7 @@ def complete_later(
     """Ends the pending operation of a function once it was called."""
 
     def run() -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while not double.calls(function):
             assert time.monotonic() < deadline, f"{function} was never called"
             time.sleep(0.005)
