@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from binding_double import built, double
 from engine_build import disk_build, engine_build, thread_build
-from support import LINUX, ROOT, loops_of
+from support import LINUX, ROOT, let_go, loops_of
 
 # Fixtures are found in here.
 __all__ = ["built", "disk_build", "double", "engine_build", "thread_build"]
@@ -39,5 +39,4 @@ def nothing_left_attached(tmp_path: pathlib.Path) -> Iterator[None]:
     """Fails a test that leaves a loop device over one of its own images."""
     yield
     if LINUX:
-        left = list(loops_of(tmp_path))
-        assert not left, f"still attached: {left}"
+        assert let_go(tmp_path), f"still attached: {list(loops_of(tmp_path))}"

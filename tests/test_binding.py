@@ -26,9 +26,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from engine_build import TIMEOUT
 from support import (
     LINUX,
     ROOT,
+    eventually,
+    let_go,
     loops_of,
     make_iso,
     make_vhd,
@@ -863,7 +866,7 @@ def run(program: str) -> str:
         [sys.executable, "-P", "-W", "error", "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -1120,7 +1123,7 @@ def test_close_detaches(attachable: api.Handle, tmp_path: pathlib.Path) -> None:
     api.AttachVirtualDisk(attachable, flags=NO_DRIVE_LETTER)
     assert list(loops_of(tmp_path))
     attachable.close()
-    assert not list(loops_of(tmp_path))
+    assert let_go(tmp_path)
 
 
 def test_restricted_range(attachable: api.Handle) -> None:
@@ -1230,9 +1233,10 @@ def test_overlapped_cancelled(attachable: api.Handle, tmp_path: pathlib.Path) ->
         assert overlapped.wait(30)
         code = code_of(overlapped)
         assert code in (0, 995)
-        assert bool(list(loops_of(tmp_path))) == (code == 0)
         if code == 0:
+            assert list(loops_of(tmp_path))
             api.DetachVirtualDisk(attachable)
+        assert let_go(tmp_path)
 
 
 def test_overlapped_dropped(image: str, tmp_path: pathlib.Path) -> None:
@@ -1244,7 +1248,7 @@ def test_overlapped_dropped(image: str, tmp_path: pathlib.Path) -> None:
         api.AttachVirtualDisk(handle, flags=NO_DRIVE_LETTER, overlapped=overlapped)
         del handle, overlapped
         gc.collect()
-        assert not list(loops_of(tmp_path))
+        assert let_go(tmp_path)
 
 
 def test_exit_with_an_operation_under_way(image: str, tmp_path: pathlib.Path) -> None:
@@ -1257,7 +1261,7 @@ def test_exit_with_an_operation_under_way(image: str, tmp_path: pathlib.Path) ->
         api.AttachVirtualDisk(handle, flags=2, overlapped=overlapped)
         """
     )
-    assert not list(loops_of(tmp_path))
+    assert let_go(tmp_path)
 
 
 def test_many_threads(tmp_path: pathlib.Path) -> None:
@@ -1286,7 +1290,7 @@ def test_many_threads(tmp_path: pathlib.Path) -> None:
     for thread in threads:
         thread.join(120)
     assert failures == []
-    assert not list(loops_of(tmp_path))
+    assert let_go(tmp_path)
 
 
 # Operations on whole images, as the real engine does them.
@@ -1387,7 +1391,8 @@ def test_a_create_that_is_cancelled_leaves_no_descriptor(
         handle.close()
         del handle, overlapped
     gc.collect()
-    assert open_descriptors() == before
+    # The engine's thread closes the last ones just after the event.
+    assert eventually(lambda: open_descriptors() == before)
 
 
 # The build.

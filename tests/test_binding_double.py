@@ -44,6 +44,7 @@ from binding_double import (
     until,
     utf16,
 )
+from engine_build import TIMEOUT
 from support import LINUX, ROOT
 
 from virtdisk._errors import VirtualDiskError
@@ -982,7 +983,7 @@ def exit_of(built: Double, program: str) -> object:
         [sys.executable, "-P", "-c", program],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -33,6 +33,7 @@ from binding_double import (
     SUCCESS,
     Double,
 )
+from engine_build import TIMEOUT
 from support import LINUX, ROOT
 
 from virtdisk._errors import VirtualDiskError
@@ -274,7 +275,7 @@ def test_every_allocation_of_python_fails_once(built: Double) -> None:
         [sys.executable, "-P", "-c", program],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 0, done.stderr
     failed = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())

@@ -22,6 +22,7 @@ import pytest
 from support import (
     LINUX,
     ROOT,
+    let_go,
     loops_of,
     make_iso,
     make_vhd,
@@ -886,7 +887,7 @@ def test_attach_list_detach(image: pathlib.Path, tmp_path: pathlib.Path) -> None
     assert again.stderr.startswith("virtdisk: [ERROR_SHARING_VIOLATION 32]")
     gone = run("detach", image)
     assert (gone.returncode, gone.stdout, gone.stderr) == (0, "", "")
-    assert not list(loops_of(tmp_path))
+    assert let_go(tmp_path)
     twice = run("detach", image)
     assert twice.returncode == 1
     assert twice.stderr.startswith("virtdisk: [ERROR_NOT_READY 21] DetachVirtualDisk")
@@ -933,7 +934,7 @@ def test_wait_until_a_signal(
     process.send_signal(number)
     out, err = process.communicate()
     assert (process.returncode, out, err) == (0, "", "")
-    assert not list(loops_of(tmp_path))
+    assert let_go(tmp_path)
 
 
 def test_wait_survives_a_detach_by_others(
@@ -948,7 +949,7 @@ def test_wait_survives_a_detach_by_others(
     assert process.stdout
     assert process.stdout.readline().startswith("/dev/")
     virtdisk.detach(image)
-    assert not list(loops_of(tmp_path))
+    assert let_go(tmp_path)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert (process.returncode, out, err) == (0, "", "")
@@ -993,7 +994,7 @@ def test_without_privilege() -> None:
         image = make_vhd(pathlib.Path(directory, "a.vhd"))
         os.chmod(image, 0o666)
         done = run_as_nobody("cli", "attach", image)
-        assert not list(loops_of(directory))
+        assert let_go(directory)
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("virtdisk: [ERROR_PRIVILEGE_NOT_HELD 1314]")
     assert "\nremedy: run as root" in done.stderr
@@ -1026,7 +1027,7 @@ def test_example_builds_attaches_and_detaches(tmp_path: pathlib.Path) -> None:
     assert re.search(device, done.stdout, re.MULTILINE)
     assert done.stdout.count(sha256(kept)) == 2
     assert done.stdout.endswith("detached\nnothing is left attached\n")
-    assert not list(loops_of(tmp_path))
+    assert let_go(tmp_path)
 
 
 def test_example_writes_a_valid_iso(tmp_path: pathlib.Path) -> None:

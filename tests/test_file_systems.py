@@ -13,10 +13,9 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from devices import eventually
 from engine_build import Build, run
 from images import MIB, Kind, Tool, running
-from support import LINUX, loops_of, require_loop, require_tool, sha256
+from support import LINUX, let_go, require_loop, require_tool, sha256
 
 import virtdisk
 
@@ -103,7 +102,7 @@ def expect_tree(path: pathlib.Path, mount_point: pathlib.Path, tree: Tree) -> No
         check_file_system(disk.physical_path)
         with mounted(disk.physical_path, mount_point, "ro", "noload"):
             assert read_tree(mount_point) == tree
-    assert eventually(lambda: not list(loops_of(path.parent)))
+    assert let_go(path.parent)
     assert sha256(path) == before
 
 

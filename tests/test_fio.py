@@ -11,10 +11,9 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from devices import eventually
 from engine_build import Build
 from images import MIB, Kind, Tool, running
-from support import LINUX, loops_of, require_loop, require_tool
+from support import LINUX, let_go, require_loop, require_tool
 
 import virtdisk
 
@@ -103,4 +102,4 @@ def test_fio_finds_what_it_wrote(
         fio(disk.physical_path, tmp_path, *lasting, "--do_verify=0", "--end_fsync=1")
     with virtdisk.attach(path, drive_letter=False) as disk:
         fio(disk.physical_path, tmp_path, *lasting, "--verify_only")
-    assert eventually(lambda: not list(loops_of(tmp_path)))
+    assert let_go(tmp_path)

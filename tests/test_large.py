@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def server_of(path: pathlib.Path) -> pathlib.Path:
             files = [entry.stat() for entry in (process / "fd").iterdir()]
         except OSError:
             continue
-        if any(file.st_ino == wanted.st_ino for file in files):
+        if any(os.path.samestat(file, wanted) for file in files):
             return process
     raise AssertionError(f"no {SERVER} has {path}")
 

@@ -21,10 +21,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pytest
-from devices import eventually
 from engine_build import Build, run
 from images import GIB, MIB, Kind, Tool, running
-from support import LINUX, pattern, require_loop, require_root, require_tool
+from support import LINUX, eventually, pattern, require_loop, require_root, require_tool
 
 import virtdisk
 from virtdisk import VirtualDiskError, _virtdisk

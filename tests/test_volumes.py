@@ -27,6 +27,9 @@ broken line
 35 22 7:3 - ext4
 """
 
+#: Of other processes: Linux has no number as large (PID_MAX_LIMIT).
+PIDS = ["4194305", "4194306", "4194307", "4194308"]
+
 
 @pytest.fixture
 def kernel(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
@@ -113,11 +116,11 @@ def process(kernel: pathlib.Path, pid: str, target: str) -> None:
 
 
 def test_processes(kernel: pathlib.Path) -> None:
-    process(kernel, "101", "/dev/loop3p1")
-    process(kernel, "102", "/dev/loop33")
+    process(kernel, PIDS[0], "/dev/loop3p1")
+    process(kernel, PIDS[1], "/dev/loop33")
     process(kernel, str(os.getpid()), "/dev/loop3")
-    (kernel / "proc" / "103").mkdir()  # no rights to look into it
-    assert describe_users("/dev/loop3") == "end or wait for some program (101)"
+    (kernel / "proc" / PIDS[2]).mkdir()  # no rights to look into it
+    assert describe_users("/dev/loop3") == f"end or wait for some program ({PIDS[0]})"
 
 
 def test_holders_of_an_image(kernel: pathlib.Path) -> None:
@@ -126,13 +129,13 @@ def test_holders_of_an_image(kernel: pathlib.Path) -> None:
     link = kernel / "link"
     link.symlink_to(image)
     assert describe_holders(str(link)) is None
-    for pid in ("101", "102", "103", "104"):
+    for pid in PIDS:
         process(kernel, pid, str(image))
     process(kernel, str(os.getpid()), str(image))
     text = describe_holders(str(link)) or ""
     names = re.findall(r"some program \((\d+)\)", text)
     assert len(names) == 3
-    assert set(names) < {"101", "102", "103", "104"}
+    assert set(names) < set(PIDS)
     assert text.endswith(" and 1 more: end or wait for that")
 
 

@@ -251,7 +251,7 @@ def double(built: Double) -> Iterator[Double]:
 
 def until(condition: Callable[[], object]) -> None:
     """Waits for what another thread is about to do."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.001)

@@ -8,8 +8,7 @@ import mmap
 import os
 import pathlib
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from images import Kind, Tool
@@ -19,16 +18,6 @@ import virtdisk
 BLKDISCARD = 0x1277  # <linux/fs.h>
 BLKZEROOUT = 0x127F
 PIECE = 1 << 20
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 30) -> bool:
-    """Whether a condition comes true; the kernel takes its time to let go."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 class Device:

@@ -17,8 +17,9 @@ import pathlib
 import shutil
 import struct
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
@@ -174,9 +175,19 @@ def make_iso(
     return path
 
 
+def eventually(condition: Callable[[], bool], seconds: float = 120) -> bool:
+    """Whether a condition comes true; the kernel takes its time to let go."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def loops_of(directory: str | os.PathLike[str]) -> Iterator[str]:
     """Loop devices whose image lies below a directory, from the kernel."""
-    prefix = os.path.realpath(directory)
+    prefix = os.path.join(os.path.realpath(directory), "")
     for entry in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
             backing = os.fsdecode(entry.read_bytes()).rstrip("\n")
@@ -184,6 +195,16 @@ def loops_of(directory: str | os.PathLike[str]) -> Iterator[str]:
             continue
         if backing.startswith(prefix):
             yield f"/dev/{entry.parent.parent.name}"
+
+
+def let_go(directory: str | os.PathLike[str]) -> bool:
+    """Whether no loop device has an image below a directory any more.
+
+    One that another program has open just then, udev or whoever looks for a
+    free one, goes when it is closed there.  (That otherwise it goes at once,
+    tests/engine/test_attach.c shows.)
+    """
+    return eventually(lambda: not list(loops_of(directory)))
 
 
 def let_watcher_end() -> None:
