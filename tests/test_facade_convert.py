@@ -369,7 +369,7 @@ def test_interrupted_copy_leaves_nothing(
         virtdisk.convert(image, tmp_path / "out.raw", progress=Stopping())
     assert os.listdir(tmp_path) == ["a.vhd"]
     assert [name for name in open_descriptors() if str(tmp_path) in name] == []
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
     monkeypatch.undo()
     virtdisk.convert(image, tmp_path / "out.raw")  # nothing holds it
 
@@ -478,7 +478,7 @@ def test_first_failure_of_any_thread_ends_the_copy() -> None:
     before = threading.active_count()
     with pytest.raises(OSError, match="full"):
         _copy.copy(source, target, _copy.Meter())
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     assert len(source.read) < 64
 
 
