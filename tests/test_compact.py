@@ -20,10 +20,16 @@ from collections.abc import Iterator
 from typing import Self
 
 import pytest
-from devices import eventually
 from engine_build import Build, run
 from images import GIB, MIB, Kind, Tool, running
-from support import LINUX, PYTHON, require_loop, require_root, require_tool
+from support import (
+    LINUX,
+    PYTHON,
+    eventually,
+    require_loop,
+    require_root,
+    require_tool,
+)
 
 import virtdisk
 from virtdisk import VirtualDiskError, _virtdisk

@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import pytest
-from devices import Device, eventually
+from devices import Device
 from devices import opened as opened_device
 from images import MIB
-from support import LINUX, PYTHON, pattern, require_loop, require_tool
+from support import LINUX, PYTHON, eventually, pattern, require_loop, require_tool
 
 import virtdisk
 from virtdisk import VirtualDiskError, _virtdisk, aio
