@@ -114,6 +114,30 @@ what_is_written_reaches_the_image(void)
     vd_disk_close(disk);
 }
 
+/* The kernel would make a device of what is there. */
+static void
+a_file_that_is_too_short_is_no_device(void)
+{
+    const char *path = check_path(scratch, "short.img");
+    struct vd_loop_options options = {
+        .image_path = path,
+        .length = SIZE,
+        .sector_size = 512,
+    };
+    struct vd_loop loop;
+    int claim = -1;
+    options.image_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    CHECK_EQ(0, ftruncate(options.image_fd, SIZE - 512));
+    CHECK_EQ(1117, vd_loop_create(&options, &loop, &claim));
+    CHECK_EQ(-1, claim);
+    CHECK_EQ(0, count_devices(scratch, NULL));
+    options.length = 0; /* all of it */
+    CHECK_OK(vd_loop_create(&options, &loop, &claim));
+    CHECK_EQ(SIZE - 512, device_size(claim));
+    close(claim);
+    close(options.image_fd);
+}
+
 static void
 a_disc_is_read_only_with_large_sectors(void)
 {
@@ -793,6 +817,7 @@ main(int argc, char **argv)
     nothing_attached_is_nothing_found();
     a_vhd_is_shown_and_goes();
     what_is_written_reaches_the_image();
+    a_file_that_is_too_short_is_no_device();
     a_disc_is_read_only_with_large_sectors();
     read_only_leaves_the_image_alone();
     a_window_shows_a_part();

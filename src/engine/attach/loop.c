@@ -174,11 +174,17 @@ configuration(const struct vd_loop_options *options, bool direct_io)
     return config;
 }
 
-/* Returns 0 or an errno value. */
+/* Returns 0 or an errno value.  Kernels before 6.17 take the size that they
+ * remember of the file, and of one that is served they remember none before
+ * somebody has asked. */
 static int
 configure(int fd, const struct vd_loop_options *options)
 {
     struct loop_config config = configuration(options, options->direct_io);
+    struct stat status;
+    if (fstat(options->image_fd, &status) < 0) {
+        return errno;
+    }
     if (ioctl(fd, LOOP_CONFIGURE, &config) == 0) {
         return 0;
     }
@@ -248,6 +254,27 @@ read_sequence(const char *name, uint64_t *sequence_out)
     return error;
 }
 
+/* Of a file that has become shorter the kernel shows what there is. */
+static vd_error
+check_size(int fd, const struct vd_loop_options *options)
+{
+    struct stat status;
+    uint64_t bytes;
+    if (fstat(options->image_fd, &status) < 0 ||
+        ioctl(fd, BLKGETSIZE64, &bytes) < 0) {
+        return vd_error_from_errno(errno);
+    }
+    uint64_t wanted = options->length != 0
+                          ? options->length
+                          : (uint64_t)status.st_size - options->offset;
+    if (bytes != wanted) {
+        vd_trace(VD_TRACE_ATTACH, "a device of %llu bytes, not %llu",
+                 (unsigned long long)bytes, (unsigned long long)wanted);
+        return ERROR_IO_DEVICE;
+    }
+    return ERROR_SUCCESS;
+}
+
 /* A node may have been made with another device's number. */
 static struct attempt
 check_device(int fd, unsigned number, const struct vd_loop_options *options,
@@ -267,7 +294,10 @@ check_device(int fd, unsigned number, const struct vd_loop_options *options,
                  loop->name);
     }
     loop->file_id = (struct vd_file_id){info.lo_device, info.lo_inode};
-    return give_up(read_sequence(loop->name, &loop->sequence));
+    vd_error error = check_size(fd, options);
+    return give_up(error != ERROR_SUCCESS
+                       ? error
+                       : read_sequence(loop->name, &loop->sequence));
 }
 
 static struct attempt

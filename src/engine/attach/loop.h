@@ -43,7 +43,8 @@ bool vd_loop_permitted(void);
  * it.  Errors: ERROR_PRIVILEGE_NOT_HELD; ERROR_NOT_SUPPORTED (no loop driver,
  * or one without LOOP_CONFIGURE); ERROR_DEV_NOT_EXIST (the kernel has the
  * device but /dev has no node for it, as in some containers);
- * ERROR_NO_SYSTEM_RESOURCES (no free device within five seconds).
+ * ERROR_NO_SYSTEM_RESOURCES (no free device within five seconds);
+ * ERROR_IO_DEVICE (the device is not as large as asked for).
  */
 VD_MUST_CHECK
 vd_error vd_loop_create(const struct vd_loop_options *options,
