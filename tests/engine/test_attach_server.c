@@ -18,6 +18,7 @@
 #include <linux/fs.h>
 #include <linux/loop.h>
 
+#include "attach/registry.h"
 #include "attach_support.h"
 #include "check.h"
 #include "disk/image_lock.h"
@@ -562,6 +563,66 @@ struct doomed {
     struct signal_pipe pipe;
 };
 
+static bool
+is_there(void *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+/* What the next attachment of the same device does with the records: removes
+ * the old one, and has a socket of that name.  When the device is free, the
+ * one who detaches it is only kept from them by their lock. */
+static void
+take_the_name(const char *name, int reader)
+{
+    char detaching[64], socket_path[64];
+    int dir = -1;
+    int lock = -1;
+    snprintf(detaching, sizeof(detaching), RECORDS "/%s.detaching", name);
+    snprintf(socket_path, sizeof(socket_path), RECORDS "/%s.upkeep", name);
+    CHECK(check_eventually(is_there, detaching));
+    CHECK_OK(vd_registry_open(RECORDS, false, &dir));
+    CHECK_OK(vd_registry_lock(dir, &lock));
+    close(reader); /* for which he waits */
+    unlink(detaching);
+    unlink(socket_path);
+    check_write_file(socket_path, "", 0);
+    close(lock);
+    close(dir);
+}
+
+static int
+detach_when_told(void *context)
+{
+    struct doomed *doomed = context;
+    pipe_receive(&doomed->pipe);
+    return detach_by_path(doomed->path);
+}
+
+static void
+a_late_detacher_leaves_the_next_one_alone(void)
+{
+    struct doomed doomed = {strdup(make_disk("late.vhdx", SIZE, 512)),
+                            pipe_new()};
+    struct attached attached = attach(doomed.path, false);
+    char name[VD_LOOP_NAME_SIZE], socket_path[64];
+    snprintf(name, sizeof(name), "%s", base_name(attached.device));
+    snprintf(socket_path, sizeof(socket_path), RECORDS "/%s.upkeep", name);
+    CHECK(is_there(socket_path));
+    pid_t child = start_child(detach_when_told, &doomed);
+    int reader = open(attached.device, O_RDONLY | O_CLOEXEC);
+    pipe_send(&doomed.pipe, 'd');
+    take_the_name(name, reader);
+    CHECK_EQ(0, wait_child(child));
+    CHECK(is_there(socket_path));
+    CHECK_EQ(0, unlink(socket_path));
+    CHECK_EQ(0, count_records());
+    vd_attachment_release(attached.attachment);
+    vd_disk_close(attached.disk);
+    pipe_close(&doomed.pipe);
+    free(doomed.path);
+}
+
 static int
 attach_and_wait(void *context)
 {
@@ -779,6 +840,7 @@ main(int argc, char **argv)
     parents_stand_still();
     a_permanent_one_stays();
     another_process_detaches();
+    a_late_detacher_leaves_the_next_one_alone();
     a_killed_attacher_leaves_nothing();
     the_terminal_does_not_end_it();
     a_killed_server_makes_errors();

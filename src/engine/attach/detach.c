@@ -210,16 +210,21 @@ wait_for_strangers(const struct detaching *detaching)
     }
 }
 
+/* The device is free, and its name may be another's already: he has removed
+ * what was left of ours. */
 static void
 forget(const struct vd_detach *target)
 {
     VD_AUTO_CLOSE int lock = -1;
+    bool is_detaching;
     if (vd_record_has_device(target->record)) {
         vd_udev_remove(&target->record->loop);
     }
     if (target->dir >= 0 &&
-        vd_registry_lock(target->dir, &lock) == ERROR_SUCCESS) {
-        vd_registry_remove(target->dir, target->record->name, true);
+        vd_registry_lock(target->dir, &lock) == ERROR_SUCCESS &&
+        vd_registry_current(target->dir, target->record->name,
+                            target->record_fd, &is_detaching)) {
+        vd_registry_remove(target->dir, target->record->name, is_detaching);
     }
 }
 
