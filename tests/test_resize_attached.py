@@ -17,13 +17,14 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pytest
 from devices import Device
 from devices import opened as opened_device
-from images import MIB
+from images import GIB, MIB
 from support import LINUX, PYTHON, eventually, pattern, require_loop, require_tool
 
 import virtdisk
@@ -35,6 +36,7 @@ pytestmark = [
 ]
 
 UNSAFE, SMALLEST = 1, 2
+FIXED, SPARSE_FILE = 1, 0x80  # of CREATE_VIRTUAL_DISK_FLAG
 ACCESS_DENIED = 5
 WRITE_PROTECT = 19
 SHARING_VIOLATION = 32
@@ -199,10 +201,79 @@ def device_error(disk: virtdisk.VirtualDisk, at: int) -> bool:
     return False
 
 
-def test_what_is_still_in_the_page_cache(tmp_path: pathlib.Path) -> None:
+Kind = Literal["dynamic", "fixed"]
+KINDS: list[Kind] = ["dynamic", "fixed"]
+#: A disk server serves the one, the loop driver alone shows the other.
+both = pytest.mark.parametrize("kind", KINDS)
+
+
+def test_a_fixed_image(tmp_path: pathlib.Path) -> None:
+    """In whole blocks; its data stays one run at the end of the file."""
+    path = tmp_path / "disk.vhdx"
+    virtdisk.create(path, SIZE, type="fixed", block_size=MIB).close()
+    with virtdisk.attach(path, drive_letter=False) as disk:
+        assert not socket_of(disk).exists()
+        model = Model(disk, SIZE)
+        model.scatter(1)
+        buffered(disk, 0, SIZE)
+        for seed, (size, flags) in enumerate(
+            [
+                (SIZE + MIB, 0),
+                (40 * MIB, UNSAFE),
+                (12 * MIB, UNSAFE),
+                (12 * MIB, 0),
+                (60 * MIB, 0),
+                (3 * MIB, UNSAFE),
+                (32 * MIB, 0),
+            ]
+        ):
+            with refused(INVALID_STATE):
+                resize(path, size + 512, UNSAFE)
+            resize(path, size, flags)
+            model.resized(size)
+            check_sizes(path, disk, size)
+            model.check()
+            model.scatter(seed)
+    assert qemu_reads(path) == model.content
+    with virtdisk.attach(path, drive_letter=False) as disk:
+        model.disk = disk
+        model.check()
+
+
+def test_a_fixed_image_with_something_behind(tmp_path: pathlib.Path) -> None:
+    """Then it becomes larger only when it is detached; smaller at any time."""
+    path = tmp_path / "disk.vhdx"
+    # 1 MiB of table is for 128 GiB in blocks of 1 MiB, less its bitmap entries;
+    # another one can only be behind the data.
+    size = 127 * GIB
+    _virtdisk.CreateVirtualDisk(
+        str(path),
+        maximum_size=size,
+        block_size_in_bytes=MIB,
+        flags=FIXED | SPARSE_FILE,
+    ).close()
+    with virtdisk.attach(path, drive_letter=False) as disk:
+        assert not socket_of(disk).exists()
+        with opened_device(disk) as device:
+            device.write(size - MIB, pattern(MIB))
+            size += 2 * GIB
+            resize(path, size)
+            device.write(size - MIB, pattern(MIB, 2))
+            with refused(INVALID_STATE):
+                resize(path, size + GIB)
+            check_sizes(path, disk, size)
+            assert device.read(size - 2 * GIB - MIB, MIB) == pattern(MIB)
+            size -= GIB
+            resize(path, size, UNSAFE)
+            check_sizes(path, disk, size)
+            assert device.read(size - GIB - MIB, 2 * MIB) == pattern(MIB) + bytes(MIB)
+
+
+@both
+def test_what_is_still_in_the_page_cache(kind: Kind, tmp_path: pathlib.Path) -> None:
     """Dirty pages are not lost by it; those behind the end do not come back."""
     path = tmp_path / "disk.vhdx"
-    virtdisk.create(path, SIZE, block_size=MIB).close()
+    virtdisk.create(path, SIZE, type=kind, block_size=MIB).close()
     with (
         virtdisk.attach(path, drive_letter=False) as disk,
         open(node_of(disk), "r+b", buffering=0) as file,
@@ -307,14 +378,15 @@ def grow_file_system(node: str, point: pathlib.Path) -> None:
     run(["mount", node, str(point)])
 
 
-def test_a_mounted_file_system(tmp_path: pathlib.Path) -> None:
+@both
+def test_a_mounted_file_system(kind: Kind, tmp_path: pathlib.Path) -> None:
     """The disk grows, then the partition, then the file system, in use."""
     mkfs = require_tool("mkfs.ext4", package="e2fsprogs")
     fsck = require_tool("e2fsck", package="e2fsprogs")
     resizepart = require_tool("resizepart", package="util-linux")
     path, point = tmp_path / "disk.vhdx", tmp_path / "mnt"
     point.mkdir()
-    virtdisk.create(path, 48 * MIB, block_size=MIB).close()
+    virtdisk.create(path, 48 * MIB, type=kind, block_size=MIB).close()
     with virtdisk.attach(path, drive_letter=False) as disk:
         partition(node_of(disk), "label: gpt\nstart=2048, size=65536\n")
     data, more = pattern(3 * MIB), pattern(60 * MIB, 2)
@@ -334,13 +406,20 @@ def test_a_mounted_file_system(tmp_path: pathlib.Path) -> None:
                 assert file.seek(0, os.SEEK_END) == 100 * MIB
             grow_file_system(node, point)
             (point / "after").write_bytes(more)
-            disk.resize(smallest=True)
+            # 1 MiB, the partition, and the table's copy: 128 entries, a header
+            end = 101 * MIB + 33 * 512
+            if kind == "fixed":
+                end = 102 * MIB
+                with refused(INVALID_STATE):
+                    disk.resize(smallest=True)
+                disk.resize(end)
+            else:
+                disk.resize(smallest=True)
             os.sync()
             assert (point / "before").read_bytes() == data
         finally:
             run(["umount", str(point)])
-        # 1 MiB, the partition, and the table's copy: 128 entries and a header
-        assert device_size(disk) == 101 * MIB + 33 * 512
+        check_backup(disk, end)
     with virtdisk.attach(path) as disk:
         node = f"{node_of(disk)}p1"
         assert eventually(lambda: os.path.exists(node))
@@ -428,10 +507,11 @@ def test_without_a_table(tmp_path: pathlib.Path) -> None:
 # What is refused, and changes nothing.
 
 
-def test_a_part_that_is_shown(tmp_path: pathlib.Path) -> None:
+@both
+def test_a_part_that_is_shown(kind: Kind, tmp_path: pathlib.Path) -> None:
     """It stays what it is, and cannot be cut off."""
     path = tmp_path / "disk.vhdx"
-    virtdisk.create(path, SIZE, block_size=MIB).close()
+    virtdisk.create(path, SIZE, type=kind, block_size=MIB).close()
     with virtdisk.attach(
         path, drive_letter=False, restricted_range=(8 * MIB, 4 * MIB)
     ) as disk:
@@ -450,9 +530,10 @@ def test_a_part_that_is_shown(tmp_path: pathlib.Path) -> None:
     assert len(content) == 2 * SIZE
 
 
-def test_not_while_only_read(tmp_path: pathlib.Path) -> None:
+@both
+def test_not_while_only_read(kind: Kind, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "disk.vhdx"
-    virtdisk.create(path, SIZE).close()
+    virtdisk.create(path, SIZE, type=kind, block_size=MIB).close()
     before = path.read_bytes()
     with virtdisk.attach(path, read_only=True, drive_letter=False) as disk:
         with refused(WRITE_PROTECT):
@@ -486,11 +567,12 @@ except VirtualDiskError as error:
 """
 
 
-def test_without_a_right_to_the_device(tmp_path: pathlib.Path) -> None:
+@both
+def test_without_a_right_to_the_device(kind: Kind, tmp_path: pathlib.Path) -> None:
     """Root without capabilities, and a node that is not his to open."""
     setpriv = require_tool("setpriv", package="util-linux")
     path = tmp_path / "disk.vhdx"
-    virtdisk.create(path, SIZE).close()
+    virtdisk.create(path, SIZE, type=kind, block_size=MIB).close()
     with virtdisk.attach(path, drive_letter=False) as disk:
         before = path.read_bytes()
         mode = os.stat(node_of(disk)).st_mode
@@ -655,10 +737,11 @@ def test_a_client_that_goes_in_between(tmp_path: pathlib.Path) -> None:
         model.check()
 
 
-def test_two_at_once(tmp_path: pathlib.Path) -> None:
+@both
+def test_two_at_once(kind: Kind, tmp_path: pathlib.Path) -> None:
     """One after the other, and everybody agrees on the last size."""
     path = tmp_path / "disk.vhdx"
-    virtdisk.create(path, SIZE).close()
+    virtdisk.create(path, SIZE, type=kind, block_size=MIB).close()
     failed: list[BaseException] = []
 
     def often(step: int) -> None:
@@ -669,14 +752,14 @@ def test_two_at_once(tmp_path: pathlib.Path) -> None:
             failed.append(error)
 
     with virtdisk.attach(path, drive_letter=False) as disk:
-        threads = [threading.Thread(target=often, args=(s,)) for s in (4096, MIB)]
+        threads = [threading.Thread(target=often, args=(s,)) for s in (MIB, 2 * MIB)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert failed == []
         size = device_size(disk)
-        assert size in {SIZE + 7 * 4096, SIZE + 7 * MIB}
+        assert size in {SIZE + 7 * MIB, SIZE + 14 * MIB}
         check_sizes(path, disk, size)
 
 
@@ -724,16 +807,17 @@ class Writer:
         self.device.close()
 
 
-def test_under_io(tmp_path: pathlib.Path) -> None:
+@both
+def test_under_io(kind: Kind, tmp_path: pathlib.Path) -> None:
     """Twenty sizes, while others read and write; nobody notices."""
     path = tmp_path / "disk.vhdx"
-    virtdisk.create(path, SIZE, block_size=MIB).close()
+    virtdisk.create(path, SIZE, type=kind, block_size=MIB).close()
     generator = random.Random(6)
     with virtdisk.attach(path, drive_letter=False) as disk:
         with Writer(disk, SIZE) as writer:
             for _ in range(20):
                 before = writer.count
-                size = SIZE + generator.randrange(1, 40) * MIB // 2
+                size = SIZE + generator.randrange(1, 20) * MIB
                 resize(path, size, UNSAFE)
                 assert device_size(disk) == size
                 assert eventually(lambda n=before: writer.count > n)  # type: ignore[misc]
@@ -792,6 +876,83 @@ def kill_while_resizing(
         with contextlib.suppress(VirtualDiskError):
             resize(path, size, UNSAFE)
         timer.join()
+
+
+KILLED_CLIENT = """
+import sys
+from virtdisk import _virtdisk
+handle = _virtdisk.OpenVirtualDisk(sys.argv[1], version=2)
+print("begun", flush=True)
+for size in [int(word) for word in sys.argv[2:]] * 1000:
+    _virtdisk.ResizeVirtualDisk(handle, size, flags=1)
+"""
+
+
+@both
+def test_the_client_is_killed(kind: Kind, tmp_path: pathlib.Path) -> None:
+    """At random moments; what is inside stays, and the device can follow."""
+    path = tmp_path / "disk.vhdx"
+    virtdisk.create(path, SIZE, type=kind, block_size=MIB).close()
+    generator = random.Random(11)
+    sizes = (SIZE, 2 * SIZE, SIZE + MIB)
+    command = [*PYTHON, "-c", KILLED_CLIENT, str(path), *map(str, sizes)]
+    content = bytearray(SIZE)
+    for _ in range(60 if LONG else 3):
+        with virtdisk.attach(path, drive_letter=False) as disk:
+            model = Model(disk, 0)
+            model.content = content
+            model.scatter(generator.randrange(1000))
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
+                assert client.stdout is not None
+                assert client.stdout.readline() == b"begun\n"
+                time.sleep(generator.uniform(0, 0.2))
+                client.kill()
+            with opened_device(disk, writable=False) as device:
+                assert device.read(0, SIZE) == model.content
+            # What he left in the file may be in the way of a larger one.
+            now = settled_size(disk)
+            resize(path, now)
+            check_sizes(path, disk, now)
+            resize(path, SIZE, UNSAFE)
+            check_sizes(path, disk, SIZE)
+            model.check()
+        assert qemu_reads(path) == model.content
+
+
+def settled_size(disk: virtdisk.VirtualDisk) -> int:
+    """The disk's, once the server has done what it was asked for."""
+    size = 0
+
+    def settled() -> bool:
+        nonlocal size
+        before, size = size, int(disk.info.virtual_size)
+        time.sleep(0.02)
+        return before == size
+
+    assert eventually(settled)
+    return size
+
+
+def test_no_space_for_data(tmp_path: pathlib.Path) -> None:
+    """A fixed image does not fit: the old size for everybody, and it works."""
+    point = tmp_path / "small"
+    point.mkdir()
+    run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(point)])
+    try:
+        path = point / "disk.vhdx"
+        virtdisk.create(path, 8 * MIB, type="fixed", block_size=MIB).close()
+        with virtdisk.attach(path, drive_letter=False) as disk:
+            model = Model(disk, 8 * MIB)
+            model.scatter(8)
+            with refused(DISK_FULL):
+                resize(path, 64 * MIB)
+            check_sizes(path, disk, 8 * MIB)
+            model.check()
+            resize(path, 9 * MIB)
+            model.resized(9 * MIB)
+            model.check()
+    finally:
+        run(["umount", str(point)])
 
 
 def test_no_space(tmp_path: pathlib.Path) -> None:

@@ -311,8 +311,8 @@ class Maintenance:
 
         A disk is made smaller only as far as its last partition reaches,
         unless told otherwise.  Partitions and file systems keep their sizes.
-        A VHDX that is attached for writing can be resized; on Linux not a
-        fixed one with a device.
+        A VHDX that is attached for writing can be resized; on Linux a fixed
+        one with a device only from whole blocks to whole blocks.
 
         Args:
             size: The new size in bytes, in whole sectors.

@@ -25,6 +25,7 @@ static const char full_text[] = "virtdisk-attachment 1\n"
                                 "device loop3 57\n"
                                 "access 0 6 0660 1000 1001 0604\n"
                                 "boot 0b1e-77\n"
+                                "whole 1\n"
                                 "pid 4711\n"
                                 "read_only 0\n"
                                 "permanent 1\n";
@@ -37,6 +38,7 @@ static const struct vd_record full_record = {
     .boot_id = "0b1e-77",
     .pid = 4711,
     .permanent = true,
+    .whole = true,
 };
 
 static vd_error
@@ -79,6 +81,7 @@ a_record_is_read_back(void)
     CHECK_EQ(4711, record.pid);
     CHECK(!record.read_only);
     CHECK(record.permanent);
+    CHECK(record.whole);
     vd_record_clear(&record);
 }
 
@@ -92,6 +95,7 @@ what_is_optional_may_be_missing(void)
     CHECK(!vd_record_has_device(&record));
     CHECK(!record.node.changed);
     CHECK(record.read_only);
+    CHECK(!record.whole);
     CHECK_STR("", record.boot_id);
     vd_record_clear(&record);
 }
@@ -125,6 +129,8 @@ static const char *const no_records[] = {
     HEAD "image /a\nfile 1 2\npid x\nread_only 1\npermanent 0\n",
     HEAD "image /a\nfile 1 2\npid 3\nread_only 2\npermanent 0\n",
     HEAD "image /a\nfile 1 2\npid 3\nread_only 01\npermanent 0\n",
+    HEAD "image /a\nwhole 2\n" REST,
+    HEAD "image /a\nwhole 1\nwhole 1\n" REST,
     HEAD "image /a\ndevice sda 1\n" REST,
     HEAD "image /a\ndevice loop 1\n" REST,
     HEAD "image /a\ndevice loop1/../sda 1\n" REST,

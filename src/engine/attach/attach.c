@@ -107,6 +107,7 @@ new_attachment(const struct vd_disk *disk,
         .pid = (uint64_t)getpid(),
         .read_only = vd_request_is_read_only(disk, request),
         .permanent = request->permanent,
+        .whole = vd_request_is_whole(disk, request),
     };
     attachment->device_fd = -1;
     attachment->image_fd = -1;

@@ -150,6 +150,7 @@ vd_error vd_attached_compact(struct vd_file_id file_id, int fd,
  * ERROR_NOT_FOUND if it is not attached so; ERROR_ACCESS_DENIED if it is
  * somebody else's, or without the right to the device: nothing has changed
  * then; ERROR_OPERATION_ABORTED if it is detached meanwhile;
+ * ERROR_VHD_INVALID_STATE if it can be done only while it is detached;
  * ERROR_WRITE_PROTECT; ERROR_VHD_RESIZE_WOULD_TRUNCATE_DATA also if a part of
  * the disk that is shown would not be all there; those of vd_disk_resize.
  */

@@ -79,6 +79,24 @@ vd_error vd_loop_open_capacity(const struct vd_loop *loop, int *fd_out);
 VD_MUST_CHECK
 vd_error vd_loop_follow(int fd, uint64_t length);
 
+/* What a device shows of its file: lo_offset and lo_sizelimit. */
+struct vd_loop_range {
+    uint64_t offset;
+    uint64_t length;
+};
+
+/* As vd_loop_open_capacity, of a device that shows a part of its file. */
+VD_MUST_CHECK
+vd_error vd_loop_open_range(const struct vd_loop *loop, int *fd_out,
+                            struct vd_loop_range *range_out);
+
+/* Lets the device show so many bytes of its file, or as many as there are.
+ * I/O under way has ended before.  ERROR_BUSY if the kernel does not do that
+ * because of what is in the device's page cache (older ones, if a file system
+ * is mounted that has the whole of it). */
+VD_MUST_CHECK
+vd_error vd_loop_limit(int fd, uint64_t length);
+
 /* Brings what was written to the device to its file, and forgets what was
  * read, which others have changed or may. */
 VD_MUST_CHECK

@@ -1,9 +1,9 @@
 /*
  * The size of a loop device whose file gets another one (loop.h).
  *
- * Kernels before 6.17 take the size that they remember of the file, and only
- * a look at the file makes them ask for it; LOOP_GET_STATUS64 is such a look,
- * for all of them.  Of the device's page cache they forget nothing.
+ * Older kernels take the size that they remember of the file, and only a look
+ * at the file makes them ask for it; LOOP_GET_STATUS64 is such a look, for all
+ * of them.  Of the device's page cache they forget nothing.
  *
  * Source: linux/loop.h, linux/fs.h; drivers/block/loop.c and fs/fuse for what
  * is asked when.
@@ -44,15 +44,29 @@ set_capacity(int fd)
 
 /* ---- the right ---- */
 
+/* What it is already. */
 static vd_error
-open_and_try(const struct vd_loop *loop,
-             vd_error (*open_it)(const struct vd_loop *loop, int *fd_out),
+set_status(int fd)
+{
+    struct loop_info64 info;
+    if (ioctl(fd, LOOP_GET_STATUS64, &info) < 0 ||
+        ioctl(fd, LOOP_SET_STATUS64, &info) < 0) {
+        return refused("LOOP_SET_STATUS64");
+    }
+    return ERROR_SUCCESS;
+}
+
+typedef vd_error opener(const struct vd_loop *loop, int *fd_out);
+typedef vd_error attempt(int fd);
+
+static vd_error
+open_and_try(const struct vd_loop *loop, opener *open_it, attempt *try_it,
              int *fd_out)
 {
     VD_AUTO_CLOSE int fd = -1;
     vd_error error = open_it(loop, &fd);
     if (error == ERROR_SUCCESS) {
-        error = set_capacity(fd);
+        error = try_it(fd);
     }
     if (error == ERROR_SUCCESS) {
         *fd_out = vd_take_fd(&fd);
@@ -62,14 +76,38 @@ open_and_try(const struct vd_loop *loop,
 
 /* Who may do all needs no device that is open for writing, whose closing
  * would make udev look at the disk anew. */
+static vd_error
+open_for(const struct vd_loop *loop, attempt *try_it, int *fd_out)
+{
+    vd_error error = open_and_try(loop, vd_loop_hold, try_it, fd_out);
+    if (error == ERROR_ACCESS_DENIED) {
+        error = open_and_try(loop, vd_loop_open_writable, try_it, fd_out);
+    }
+    return error;
+}
+
 vd_error
 vd_loop_open_capacity(const struct vd_loop *loop, int *fd_out)
 {
-    vd_error error = open_and_try(loop, vd_loop_hold, fd_out);
-    if (error == ERROR_ACCESS_DENIED) {
-        error = open_and_try(loop, vd_loop_open_writable, fd_out);
+    return open_for(loop, set_capacity, fd_out);
+}
+
+vd_error
+vd_loop_open_range(const struct vd_loop *loop, int *fd_out,
+                   struct vd_loop_range *range_out)
+{
+    struct loop_info64 info;
+    VD_AUTO_CLOSE int fd = -1;
+    vd_error error = open_for(loop, set_status, &fd);
+    if (error != ERROR_SUCCESS) {
+        return error;
     }
-    return error;
+    if (ioctl(fd, LOOP_GET_STATUS64, &info) < 0) {
+        return refused("LOOP_GET_STATUS64");
+    }
+    *range_out = (struct vd_loop_range){info.lo_offset, info.lo_sizelimit};
+    *fd_out = vd_take_fd(&fd);
+    return ERROR_SUCCESS;
 }
 
 /* ---- the size ---- */
@@ -104,6 +142,33 @@ vd_loop_follow(int fd, uint64_t length)
     vd_trace(VD_TRACE_ATTACH, "the device has %llu bytes, its file %llu",
              (unsigned long long)bytes, (unsigned long long)length);
     return ERROR_IO_DEVICE;
+}
+
+/* EAGAIN: there are pages that the kernel could not forget; those of the
+ * moment go. */
+vd_error
+vd_loop_limit(int fd, uint64_t length)
+{
+    struct vd_wait wait = vd_wait_begin(FOLLOW_LIMIT_MS);
+    struct loop_info64 info;
+    if (ioctl(fd, LOOP_GET_STATUS64, &info) < 0) {
+        return refused("LOOP_GET_STATUS64");
+    }
+    if (info.lo_sizelimit == length) {
+        return ERROR_SUCCESS;
+    }
+    info.lo_sizelimit = length;
+    while (ioctl(fd, LOOP_SET_STATUS64, &info) < 0) {
+        bool again = errno == EAGAIN || errno == EINTR;
+        vd_error error = refused("LOOP_SET_STATUS64");
+        if (!again) {
+            return error;
+        }
+        if (!vd_wait_more(&wait)) {
+            return ERROR_BUSY;
+        }
+    }
+    return ERROR_SUCCESS;
 }
 
 /* ---- its page cache ---- */

@@ -12,6 +12,7 @@
  *                                 number, mark and path of a file; or no line
  *     access 0 6 0660 0 0 0644    of the node, before and after; or no line
  *     boot 6b0c...                the kernel's boot_id; or no line
+ *     whole 1                     shows all sectors; or no line
  *     pid 4711
  *     read_only 0
  *     permanent 1
@@ -116,6 +117,9 @@ write_record(FILE *stream, const struct vd_record *record)
     }
     if (record->boot_id[0] != '\0') {
         fprintf(stream, "boot %s\n", record->boot_id);
+    }
+    if (record->whole) {
+        fprintf(stream, "whole 1\n");
     }
     fprintf(stream, "pid %" PRIu64 "\nread_only %d\npermanent %d\n",
             record->pid, record->read_only, record->permanent);
@@ -296,6 +300,12 @@ read_permanent(char *values[], struct vd_record *record)
     return read_bool(values[0], &record->permanent);
 }
 
+static bool
+read_whole(char *values[], struct vd_record *record)
+{
+    return read_bool(values[0], &record->whole);
+}
+
 struct field {
     const char *name;
     size_t values;
@@ -314,6 +324,7 @@ static const struct field fields[] = {
     {"pid", 1, true, read_pid},
     {"read_only", 1, true, read_read_only},
     {"permanent", 1, true, read_permanent},
+    {"whole", 1, false, read_whole},
 };
 
 #define FIELD_COUNT (sizeof(fields) / sizeof(fields[0]))

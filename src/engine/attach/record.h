@@ -35,6 +35,7 @@ struct vd_record {
     uint64_t pid;                  /* of the attacher, for people */
     bool read_only;
     bool permanent;
+    bool whole; /* shows all of the disk, not a part */
 };
 
 static inline bool

@@ -1,5 +1,6 @@
 /*
- * Resizing what is attached, by the disk server that serves it.
+ * Resizing what is attached: by the disk server that serves it, or else as
+ * resize_direct.h has it.
  *
  * The order is that of server/protocol.h: a disk grows before its device, and
  * a device shrinks before its disk, so that it never offers what is not
@@ -18,6 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "attach/resize_direct.h"
 #include "attach/held.h"
 #include "attach/loop.h"
 #include "attach/upkeep.h"
@@ -173,7 +175,8 @@ resize_entry(int dir, struct vd_entry *entry, int fd,
         vd_trace(VD_TRACE_ATTACH, "attached for reading");
         return ERROR_WRITE_PROTECT;
     }
-    return resize_served(dir, record, fd, resize);
+    return vd_direct_shows(record) ? vd_direct_resize(record, fd, resize)
+                                   : resize_served(dir, record, fd, resize);
 }
 
 static vd_error

@@ -248,8 +248,8 @@ begin(struct vd_disk *disk)
     return image->format->begin(image, VD_CHANGE_LAYOUT);
 }
 
-static vd_error
-shorten(struct vd_disk *disk)
+vd_error
+vd_disk_shorten(struct vd_disk *disk)
 {
     struct vd_image *image = vd_disk_leaf(disk);
     vd_error error = vd_disk_commit(disk);
@@ -265,7 +265,7 @@ static vd_error
 finish(struct vd_disk *disk, vd_error error)
 {
     bool sound = error == ERROR_SUCCESS || error == ERROR_OPERATION_ABORTED;
-    vd_error finished = sound ? shorten(disk) : vd_disk_commit(disk);
+    vd_error finished = sound ? vd_disk_shorten(disk) : vd_disk_commit(disk);
     return error != ERROR_SUCCESS ? error : finished;
 }
 

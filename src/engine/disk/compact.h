@@ -31,4 +31,9 @@ vd_error vd_disk_compact(struct vd_disk *disk,
                          const struct vd_compact_options *options,
                          struct vd_progress *progress);
 
+/* Makes what was done durable, and cuts the image file off behind the last
+ * that is in use, in a format that can be compacted. */
+VD_MUST_CHECK
+vd_error vd_disk_shorten(struct vd_disk *disk);
+
 #endif

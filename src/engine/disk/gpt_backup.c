@@ -29,10 +29,10 @@ enum mbr_entry_field {
 };
 
 struct move {
-    struct vd_disk *disk;
-    struct vd_partition_source source;
-    uint64_t last;       /* sector, of the new size */
-    uint64_t entries_at; /* sector, of the copy */
+    const struct vd_gpt_medium *medium;
+    struct vd_partition_source source; /* of it */
+    uint64_t last;                     /* sector, of the new size */
+    uint64_t entries_at;               /* sector, of the copy */
     struct vd_gpt_header header;
     uint8_t raw[VD_GPT_MAX_SECTOR_SIZE]; /* the first header */
     uint8_t *entries;                    /* owned */
@@ -43,8 +43,14 @@ write_sectors(const struct move *move, const void *buffer, uint64_t count,
               uint64_t sector)
 {
     uint64_t size = move->source.sector_size;
-    return vd_disk_write(move->disk, buffer, (size_t)(count * size),
-                         sector * size);
+    return move->medium->write(move->source.context, buffer,
+                               (size_t)(count * size), sector * size);
+}
+
+static vd_error
+flush(const struct move *move)
+{
+    return move->medium->flush(move->source.context);
 }
 
 static vd_error
@@ -64,7 +70,7 @@ write_backup(const struct move *move)
     if (error == ERROR_SUCCESS) {
         error = write_sectors(move, raw, 1, move->last);
     }
-    return error != ERROR_SUCCESS ? error : vd_disk_flush(move->disk);
+    return error != ERROR_SUCCESS ? error : flush(move);
 }
 
 static vd_error
@@ -76,7 +82,7 @@ write_primary(const struct move *move)
     vd_put_le64(raw + VD_GPT_LAST_USABLE, move->entries_at - 1);
     vd_gpt_seal(raw);
     vd_error error = write_sectors(move, raw, 1, VD_GPT_PRIMARY_AT);
-    return error != ERROR_SUCCESS ? error : vd_disk_flush(move->disk);
+    return error != ERROR_SUCCESS ? error : flush(move);
 }
 
 /* Makes the entry that protects the whole disk end with it. */
@@ -111,7 +117,7 @@ write_protective_mbr(const struct move *move)
         return ERROR_SUCCESS;
     }
     error = write_sectors(move, mbr, 1, 0);
-    return error != ERROR_SUCCESS ? error : vd_disk_flush(move->disk);
+    return error != ERROR_SUCCESS ? error : flush(move);
 }
 
 /* The first header and its entries, of which the copy is made. */
@@ -150,13 +156,13 @@ write_all(struct move *move, uint64_t sectors)
 }
 
 static vd_error
-is_gpt(struct vd_disk *disk, bool *gpt_out)
+is_gpt(const struct vd_partition_source *source, bool *gpt_out)
 {
     VD_AUTO_FREE struct vd_partition_table *table = malloc(sizeof(*table));
     if (table == NULL) {
         return ERROR_NOT_ENOUGH_MEMORY;
     }
-    vd_error error = vd_partition_table_read(disk, table);
+    vd_error error = vd_partition_scan(source, table);
     if (error == ERROR_SUCCESS) {
         *gpt_out = table->scheme == VD_PARTITION_GPT;
     }
@@ -164,14 +170,11 @@ is_gpt(struct vd_disk *disk, bool *gpt_out)
 }
 
 vd_error
-vd_gpt_move_backup(struct vd_disk *disk, uint64_t size_bytes)
+vd_gpt_move_backup_on(const struct vd_gpt_medium *medium, uint64_t size_bytes)
 {
-    struct move move = {
-        .disk = disk,
-        .source = vd_partition_source_of(disk),
-    };
+    struct move move = {.medium = medium, .source = medium->source};
     bool gpt;
-    vd_error error = is_gpt(disk, &gpt);
+    vd_error error = is_gpt(&move.source, &gpt);
     if (error != ERROR_SUCCESS || !gpt) {
         return error;
     }
@@ -181,4 +184,27 @@ vd_gpt_move_backup(struct vd_disk *disk, uint64_t size_bytes)
     }
     free(move.entries);
     return error;
+}
+
+static vd_error
+write_disk(void *context, const void *buffer, size_t length, uint64_t offset)
+{
+    return vd_disk_write(context, buffer, length, offset);
+}
+
+static vd_error
+flush_disk(void *context)
+{
+    return vd_disk_flush(context);
+}
+
+vd_error
+vd_gpt_move_backup(struct vd_disk *disk, uint64_t size_bytes)
+{
+    struct vd_gpt_medium medium = {
+        .source = vd_partition_source_of(disk),
+        .write = write_disk,
+        .flush = flush_disk,
+    };
+    return vd_gpt_move_backup_on(&medium, size_bytes);
 }

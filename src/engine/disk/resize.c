@@ -213,3 +213,23 @@ vd_disk_check_window(const struct vd_disk *disk,
     }
     return ERROR_SUCCESS;
 }
+
+vd_error
+vd_disk_check_direct(const struct vd_disk *disk, uint64_t file_offset,
+                     uint64_t size_bytes)
+{
+    uint32_t block_size = vd_disk_info(disk)->block_size;
+    uint64_t now = vd_disk_size_bytes(disk);
+    uint64_t file_size;
+    if (now % block_size != 0 || size_bytes % block_size != 0) {
+        vd_trace(VD_TRACE_DISK, "detach it first: a size in part of a block");
+        return ERROR_VHD_INVALID_STATE;
+    }
+    vd_error error = vd_disk_file_size(disk, &file_size);
+    if (error == ERROR_SUCCESS && size_bytes > now &&
+        file_offset + now != file_size) {
+        vd_trace(VD_TRACE_DISK, "detach it first: its data is not the last");
+        error = ERROR_VHD_INVALID_STATE;
+    }
+    return error;
+}

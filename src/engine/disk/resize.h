@@ -60,6 +60,17 @@ vd_error vd_disk_plan_resize(struct vd_disk *disk,
                              uint64_t *size_out);
 
 /*
+ * Whether a disk whose payload is one run of its file (vd_disk_contiguous) at
+ * this place can be resized under users that only the kernel knows: both
+ * sizes are whole blocks, so that nothing between them is touched, and a
+ * larger disk goes on behind the run, which is the last in the file.
+ * ERROR_VHD_INVALID_STATE if not.
+ */
+VD_MUST_CHECK
+vd_error vd_disk_check_direct(const struct vd_disk *disk, uint64_t file_offset,
+                              uint64_t size_bytes);
+
+/*
  * Changes the size of a disk that nobody else uses meanwhile; durable on
  * return.  After a power cut at any moment the disk has the old or the new
  * size and all that lies inside both.  A safe one that makes the disk smaller
