@@ -567,6 +567,12 @@ except VirtualDiskError as error:
 """
 
 
+def wait_for_udev() -> None:
+    """It may still be about to give a new device's node its mode."""
+    if os.path.exists("/run/udev/control"):
+        run(["udevadm", "settle"])
+
+
 @both
 def test_without_a_right_to_the_device(kind: Kind, tmp_path: pathlib.Path) -> None:
     """Root without capabilities, and a node that is not his to open."""
@@ -575,6 +581,7 @@ def test_without_a_right_to_the_device(kind: Kind, tmp_path: pathlib.Path) -> No
     virtdisk.create(path, SIZE, type=kind, block_size=MIB).close()
     with virtdisk.attach(path, drive_letter=False) as disk:
         before = path.read_bytes()
+        wait_for_udev()
         mode = os.stat(node_of(disk)).st_mode
         command = [setpriv, "--bounding-set=-all", *PYTHON, "-c", WITHOUT_RIGHTS]
         os.chmod(node_of(disk), 0)

@@ -23,14 +23,40 @@ update() {
     done
 }
 
-mapfile -t packages < <(sed 's/#.*//' debian-packages.txt | awk 'NF { print $1 }')
+# Of the alternatives of one line.
+any_installed() {
+    local package
+    for package in "$@"; do
+        if installed "$package"; then return 0; fi
+    done
+    return 1
+}
+
+first_known() {
+    local package
+    for package in "$@"; do
+        if [[ -n $(apt-cache madison "$package") ]]; then
+            echo "$package"
+            return
+        fi
+    done
+    echo "$1"
+}
+
+mapfile -t lines < <(sed 's/#.*//; s/|/ /g' debian-packages.txt | awk NF)
 missing=()
-for package in "${packages[@]}"; do
-    installed "$package" || missing+=("$package")
+for line in "${lines[@]}"; do
+    read -ra names <<<"$line"
+    any_installed "${names[@]}" || missing+=("$line")
 done
 if ((${#missing[@]} == 0)); then
-    echo "all ${#packages[@]} packages are installed"
+    echo "all ${#lines[@]} packages are installed"
     exit 0
 fi
 update
-apt install --no-install-recommends "${missing[@]}"
+packages=()
+for line in "${missing[@]}"; do
+    read -ra names <<<"$line"
+    packages+=("$(first_known "${names[@]}")")
+done
+apt install --no-install-recommends "${packages[@]}"

@@ -44,6 +44,7 @@ NEED_TREE = (
     "tests/test_model.py",
     "tests/test_packaging.py",
     "tests/test_resize.py",
+    "tests/test_stock_kernel.py",
     "tests/test_typing.py",
     "tests/test_wine.py",
     "tests/test_workflows.py",
