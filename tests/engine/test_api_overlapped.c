@@ -15,8 +15,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <linux/loop.h>
 
 #include <virtdisk.h>
 
@@ -400,48 +403,17 @@ test_cancel_late(void)
     end_call(&call);
 }
 
-/* Opens the device whose image is this; -1 if there is none. */
+/* Opens the device that is the next to be used, unless another program takes
+ * it first. */
 static int
-open_device_of(const char *image)
+open_next_device(void)
 {
-    int device = -1;
-    DIR *blocks = opendir("/sys/block");
-    const struct dirent *entry;
-    while (device < 0 && blocks != NULL && (entry = readdir(blocks)) != NULL) {
-        char path[300];
-        char backing[4096] = "";
-        snprintf(path, sizeof(path), "/sys/block/%s/loop/backing_file",
-                 entry->d_name);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        ssize_t length = read(fd, backing, sizeof(backing) - 1);
-        close(fd);
-        if (length > 0 && strncmp(backing, image, strlen(image)) == 0) {
-            snprintf(path, sizeof(path), "/dev/%s", entry->d_name);
-            device = open(path, O_RDONLY | O_CLOEXEC);
-        }
-    }
-    closedir(blocks);
-    return device;
-}
-
-/* The same as soon as there is one; -1 if there was none before the operation
- * ended.  It looks while it has the registry's lock, without which neither
- * attaching nor undoing goes on, and gives them turns. */
-static int
-open_device_early(const struct call *call)
-{
-    int device = -1;
-    while (device < 0 &&
-           vd_overlapped_get(&call->overlapped) == ERROR_IO_PENDING) {
-        int dir = -1;
-        int lock = -1;
-        stop_attaching(&dir, &lock);
-        device = open_device_of(vhd);
-        close(lock);
-        close(dir);
-        usleep(1000);
-    }
-    return device;
+    char path[64];
+    int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+    snprintf(path, sizeof(path), "/dev/loop%d",
+             ioctl(control, LOOP_CTL_GET_FREE));
+    close(control);
+    return open(path, O_RDONLY | O_CLOEXEC);
 }
 
 /* One attempt to be in the way of undoing; whether it was. */
@@ -453,11 +425,11 @@ obstruct_undoing(struct call *call)
     stop_attaching(&dir, &lock);
     CHECK_EQ(ERROR_IO_PENDING, attach_async(call, NO_LETTER));
     await_work(call);
-    usleep(20000);
+    usleep(20000); /* as above */
     CHECK(CancelIoEx(call->handle, NULL));
+    int fd = open_next_device();
     close(lock);
     close(dir);
-    int fd = open_device_early(call);
     DWORD bytes;
     bool kept = GetOverlappedResult(call->handle, &call->overlapped, &bytes,
                                     TRUE) != FALSE;
