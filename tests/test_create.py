@@ -15,7 +15,15 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from support import LINUX, pattern, require_loop, require_root, require_tool
+from support import (
+    LINUX,
+    missing,
+    pattern,
+    require_loop,
+    require_root,
+    require_tool,
+    small_file_system,
+)
 from witness import check_same, qemu_img
 
 from virtdisk import _virtdisk as api
@@ -178,7 +186,7 @@ def mounted(directory: pathlib.Path, *words: str) -> Iterator[pathlib.Path]:
         ["mount", *words, str(directory)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        pytest.skip(f"mount {words}: {done.stderr}")
+        missing(f"mount {words}: {done.stderr}")
     try:
         yield directory
     finally:
@@ -191,8 +199,8 @@ def test_no_space(suffix: str, flags: int, tmp_path: pathlib.Path) -> None:
     """Also where only the copy, not the empty image, is too much."""
     source = tmp_path / "source.img"
     source.write_bytes(pattern(24 * MIB))
-    options = "size=16m" if flags else "size=20m"
-    with mounted(tmp_path / "small", "-t", "tmpfs", "-o", options, "none") as small:
+    size = (16 if flags else 20) * MIB
+    with small_file_system(tmp_path / "small", size) as small:
         target = small / f"new{suffix}"
         code = code_of(target, source_path=str(source), flags=flags)
         assert code == DISK_FULL

@@ -23,7 +23,15 @@ from typing import Literal
 import pytest
 from engine_build import Build, run
 from images import GIB, MIB, Kind, Tool, running
-from support import LINUX, eventually, pattern, require_loop, require_root, require_tool
+from support import (
+    LINUX,
+    eventually,
+    pattern,
+    require_loop,
+    require_root,
+    require_tool,
+    small_file_system,
+)
 
 import virtdisk
 from virtdisk import VirtualDiskError, _virtdisk
@@ -223,13 +231,8 @@ def test_a_child(kind: Kind, tool: Tool, tmp_path: pathlib.Path) -> None:
 
 @pytest.fixture
 def small(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A file system of 64 MiB that nobody else needs."""
-    require_root()
-    directory = tmp_path / "small"
-    directory.mkdir()
-    run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(directory)])
-    yield directory
-    run(["umount", str(directory)])
+    with small_file_system(tmp_path / "small", 64 * MIB) as directory:
+        yield directory
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,15 @@ import pytest
 from devices import Device
 from devices import opened as opened_device
 from images import GIB, MIB
-from support import LINUX, PYTHON, eventually, pattern, require_loop, require_tool
+from support import (
+    LINUX,
+    PYTHON,
+    eventually,
+    pattern,
+    require_loop,
+    require_tool,
+    small_file_system,
+)
 
 import virtdisk
 from virtdisk import VirtualDiskError, _virtdisk, aio
@@ -942,10 +950,7 @@ def settled_size(disk: virtdisk.VirtualDisk) -> int:
 
 def test_no_space_for_data(tmp_path: pathlib.Path) -> None:
     """A fixed image does not fit: the old size for everybody, and it works."""
-    point = tmp_path / "small"
-    point.mkdir()
-    run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(point)])
-    try:
+    with small_file_system(tmp_path / "small", 20 * MIB) as point:
         path = point / "disk.vhdx"
         virtdisk.create(path, 8 * MIB, type="fixed", block_size=MIB).close()
         with virtdisk.attach(path, drive_letter=False) as disk:
@@ -958,16 +963,11 @@ def test_no_space_for_data(tmp_path: pathlib.Path) -> None:
             resize(path, 9 * MIB)
             model.resized(9 * MIB)
             model.check()
-    finally:
-        run(["umount", str(point)])
 
 
 def test_no_space(tmp_path: pathlib.Path) -> None:
     """A larger table does not fit: the old size for everybody, and it works."""
-    point = tmp_path / "small"
-    point.mkdir()
-    run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(point)])
-    try:
+    with small_file_system(tmp_path / "small", 12 * MIB) as point:
         path = point / "disk.vhdx"
         virtdisk.create(path, 8 * MIB, block_size=MIB).close()
         with virtdisk.attach(path, drive_letter=False) as disk:
@@ -982,8 +982,6 @@ def test_no_space(tmp_path: pathlib.Path) -> None:
             resize(path, 9 * MIB)
             model.resized(9 * MIB)
             model.check()
-    finally:
-        run(["umount", str(point)])
 
 
 def test_detached_meanwhile(tmp_path: pathlib.Path) -> None:

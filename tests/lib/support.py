@@ -7,6 +7,7 @@ no test is silently missing in CI.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import hashlib
@@ -16,6 +17,7 @@ import os
 import pathlib
 import shutil
 import struct
+import subprocess
 import sys
 import time
 import warnings
@@ -63,6 +65,19 @@ def require_loop() -> None:
     require_root()
     if not os.path.exists("/dev/loop-control"):
         missing("needs loop devices (/dev/loop-control)")
+
+
+@contextlib.contextmanager
+def small_file_system(directory: pathlib.Path, size: int) -> Iterator[pathlib.Path]:
+    """A file system of so many bytes that nobody else needs."""
+    require_root()
+    directory.mkdir()
+    options = ["-t", "tmpfs", "-o", f"size={size}", "none"]
+    subprocess.run(["mount", *options, str(directory)], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
 
 
 @functools.cache

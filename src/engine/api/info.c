@@ -3,8 +3,7 @@
  *
  * What an image is does not change while it is open.  What it contains does,
  * and how large it is, so those classes that ask for it look at the image once
- * more; what is only
- * in the memory of another attachment they cannot see.
+ * more; what is only in the memory of another attachment they cannot see.
  *
  * A class that this image does not have fails with its own code whatever the
  * buffer's size; then a buffer too small is ERROR_INSUFFICIENT_BUFFER, and
