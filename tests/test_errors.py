@@ -380,6 +380,21 @@ def test_access_denied_on_vhdx_speaks_of_the_log(
     assert "log" not in remedy
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the engine's code")
+def test_a_size_that_no_disk_has(tmp_path: pathlib.Path) -> None:
+    """What would be right depends on the function alone."""
+    path = tmp_path / "disk.vhdx"
+    virtdisk.create(path, 8 << 20).close()
+    with virtdisk.open(path) as disk:
+        for size in (100, (8 << 20) + 100, (3 << 20) - 512):
+            with pytest.raises(virtdisk.VirtualDiskError) as caught:
+                disk.resize(size)
+            assert caught.value.winerror == 87
+            assert "3 MiB" in (caught.value.remedy or "")
+            assert "whole sectors" in (caught.value.remedy or "")
+    assert error_from_code(87, "AttachVirtualDisk", "a.vhdx").remedy is None
+
+
 def test_remedies_are_for_known_names_and_one_line() -> None:
     names = {entry.name for entry in ERROR_TABLE.values()}
     tables = (_errors._REMEDIES, _errors._REMEDIES_WINDOWS, _errors._REMEDIES_LINUX)

@@ -202,6 +202,10 @@ _CHANGES: Final = frozenset(
         "SetVirtualDiskMetadata",
     }
 )
+_NO_SIZE: Final = (
+    "a disk has whole sectors (info.sector_size says of how many bytes) and not less"
+    " than 3 MiB"
+)
 _DIRTY_LOG: Final = (
     "use an account with rights on the image; a VHDX whose log holds"
     " unfinished writes (the last user crashed) must be opened writable once"
@@ -219,6 +223,8 @@ def _remedy_for(
         return _NOT_MINE
     if name == "ERROR_ACCESS_DENIED" and function in _CHANGES:
         return _NOT_FOR_CHANGES
+    if name == "ERROR_INVALID_PARAMETER" and function == "ResizeVirtualDisk":
+        return _NO_SIZE
     windows = platform == "win32"
     suffix = os.path.splitext(filename or "")[1].lower()
     if name == "ERROR_ACCESS_DENIED" and suffix in {".vhdx", ".avhdx"}:
